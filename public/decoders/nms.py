@@ -1,0 +1,84 @@
+"""Non-maximum suppression, one method on every device.
+
+PaddleDetection's MultiClassNMS: a box may be kept once for each of its classes.  Ties have a fixed order: of equal
+scores the lower class comes first, then the lower anchor.  `torchvision.ops.batched_nms` is not used: it changes its
+method with the number of boxes and with the device.
+
+Legend: A anchors, K classes, N candidates (a candidate is a pair of an anchor and a class).
+"""
+
+import torch
+from torchvision.ops import nms
+
+
+def multiclass_nms(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    top_k_per_class: int,
+    keep_top_k: int,
+) -> dict[str, torch.Tensor]:
+    """The best boxes of one image, class by class freed of overlaps.
+
+    Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best.  By falling
+    score, a candidate removes the later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all
+    that remain, the `keep_top_k` best are returned.
+
+    Args:
+        boxes: (A, 4) x1 y1 x2 y2 in pixels.
+        scores: (A, K).
+
+    Returns:
+        `boxes` (N, 4), `scores` (N,), `labels` (N,) int64 and `anchors` (N,) int64, the rows of the input they came
+        from, by falling score; N is 0 where nothing scores above the threshold.
+    """
+    labels, anchors = (scores > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
+    values = scores[anchors, labels]
+    values, order = values.sort(descending=True, stable=True)
+    labels, anchors = labels[order], anchors[order]
+
+    is_in_top_k = _rank_in_class(labels, scores.shape[1]) < top_k_per_class
+    values, labels, anchors = values[is_in_top_k], labels[is_in_top_k], anchors[is_in_top_k]
+
+    kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
+    anchors = anchors[kept]
+    return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
+
+
+def _rank_in_class(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """How many earlier entries of `labels` (N,) equal each entry."""
+    counts = torch.bincount(labels, minlength=num_classes)  # (K,)
+    starts = counts.cumsum(0) - counts
+    by_class = labels.argsort(stable=True)  # classes one after the other, in each the old order
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels), device=labels.device) - starts[labels[by_class]]
+    return rank
+
+
+def _first_survivors(
+    boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float, num_wanted: int
+) -> torch.Tensor:
+    """Indices of the first `num_wanted` candidates, already by falling score, that no better one of their class removes.
+
+    A candidate is only ever removed by a better one, so a head of the list can be settled without its tail: the head
+    grows until it holds enough survivors.  That keeps an untrained network, with every box of every class above the
+    threshold, from costing seconds.  The work is done on the CPU whatever the device, so the result is the same.
+    """
+    num_heads = 4 * num_wanted
+    while True:
+        head = slice(num_heads)
+        kept = _survivors(boxes[head].cpu(), scores[head].cpu(), labels[head].cpu(), iou_threshold)
+        if len(kept) >= num_wanted or num_heads >= len(labels):
+            return kept[:num_wanted].to(labels.device)
+        num_heads *= 4
+
+
+def _survivors(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Indices, ascending, of the candidates (by falling score) that outlive suppression inside their class."""
+    by_class = labels.argsort(stable=True)
+    groups = by_class.split(torch.bincount(labels).tolist())
+    # torchvision's nms sorts by score, stably, so it keeps the order of ties; its IoU has no +1.
+    kept = [group[nms(boxes[group], scores[group], iou_threshold)] for group in groups if len(group) > 0]
+    return torch.cat(kept).sort().values if kept else by_class

@@ -1,0 +1,19 @@
+"""The settings objects of all families, and the published settings by name."""
+
+from difflib import get_close_matches
+
+from public.families import ppyoloe
+
+# name of the settings class -> the class
+FAMILIES: dict[str, type] = {"PPYOLOE": ppyoloe.PPYOLOE}
+
+# name of the network -> its published settings; read by the create_* functions only, never by an experiment
+PUBLISHED: dict[str, object] = {**ppyoloe.PUBLISHED}
+
+
+def published(name: str):
+    """The published settings called `name`; ValueError, with the nearest names, where there are none."""
+    if name not in PUBLISHED:
+        nearest = get_close_matches(name, PUBLISHED, n=3) or sorted(PUBLISHED)
+        raise ValueError(f"no published network is called {name!r}; did you mean {', '.join(nearest)}?")
+    return PUBLISHED[name]

@@ -1,0 +1,150 @@
+"""PPYOLOE: its settings, and how network, loss and decoder are built from them.
+
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from public.decoders.ppyoloe import PPYOLOEDecoder
+from public.losses.assigners.atss import ATSSAssigner
+from public.losses.assigners.task_aligned import TaskAlignedAssigner
+from public.losses.ppyoloe import PPYOLOELoss
+from public.models.backbones.cspresnet import CSPResNet
+from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
+from public.models.necks.csp_pan import CSPPAN
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPYOLOE:
+    """Every number of a PPYOLOE that decides a result."""
+
+    # network
+    depth: float  # factor of the block counts
+    width: float  # factor of the channel counts
+    use_alpha: bool  # a learnt factor on the 1x1 branches of the backbone: PPYOLOE+
+    activation: str
+    backbone_channels: tuple[int, ...]  # of the stem and the four stages at width 1
+    backbone_blocks: tuple[int, ...]  # of the four stages at depth 1
+    neck_channels: tuple[int, ...]  # of the strides 32, 16, 8 at width 1
+    neck_blocks: int  # at depth 1
+    num_classes: int
+    strides: tuple[int, ...]  # in the order of the outputs
+    reg_max: int  # largest distance from a point to a side, in strides
+
+    # assigners and loss
+    grid_cell_scale: float  # side of the static assigner's cells, in strides
+    grid_cell_offset: float  # place of a point in its cell
+    static_assigner_epochs: int  # epochs of ATSS before the task-aligned assigner takes over
+    atss_top_k: int  # candidates a level
+    tal_top_k: int
+    tal_alpha: float
+    tal_beta: float
+    varifocal_alpha: float
+    varifocal_gamma: float
+    loss_weight_cls: float
+    loss_weight_iou: float
+    loss_weight_dfl: float
+
+    # decoder
+    score_threshold: float
+    nms_iou: float
+    nms_top_k: int  # candidates a class
+    keep_top_k: int  # detections an image
+
+    def build_model(self) -> PPYOLOEModel:
+        """A new network in train mode; its initial values come from torch's global generator."""
+        backbone = CSPResNet(
+            channels=tuple(_scaled(count, self.width) for count in self.backbone_channels),
+            num_blocks=tuple(_scaled(count, self.depth) for count in self.backbone_blocks),
+            use_alpha=self.use_alpha,
+            activation=self.activation,
+        )
+        neck = CSPPAN(
+            in_channels=backbone.out_channels,
+            out_channels=tuple(_scaled(count, self.width) for count in self.neck_channels),
+            num_blocks=_scaled(self.neck_blocks, self.depth),
+            activation=self.activation,
+        )
+        head = PPYOLOEHead(
+            in_channels=neck.out_channels,
+            num_classes=self.num_classes,
+            reg_max=self.reg_max,
+            activation=self.activation,
+        )
+        return PPYOLOEModel(backbone=backbone, neck=neck, head=head, strides=self.strides, num_classes=self.num_classes)
+
+    def build_loss(self) -> PPYOLOELoss:
+        return PPYOLOELoss(
+            strides=self.strides,
+            num_classes=self.num_classes,
+            reg_max=self.reg_max,
+            grid_cell_scale=self.grid_cell_scale,
+            grid_cell_offset=self.grid_cell_offset,
+            static_assigner_epochs=self.static_assigner_epochs,
+            static_assigner=ATSSAssigner(top_k=self.atss_top_k),
+            assigner=TaskAlignedAssigner(top_k=self.tal_top_k, alpha=self.tal_alpha, beta=self.tal_beta),
+            weights={"cls": self.loss_weight_cls, "iou": self.loss_weight_iou, "dfl": self.loss_weight_dfl},
+            varifocal_alpha=self.varifocal_alpha,
+            varifocal_gamma=self.varifocal_gamma,
+        )
+
+    def build_decoder(self) -> PPYOLOEDecoder:
+        return PPYOLOEDecoder(
+            strides=self.strides,
+            grid_cell_offset=self.grid_cell_offset,
+            score_threshold=self.score_threshold,
+            nms_iou=self.nms_iou,
+            nms_top_k=self.nms_top_k,
+            keep_top_k=self.keep_top_k,
+        )
+
+    def on_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Called before each epoch; PPYOLOE changes nothing in its network."""
+
+
+def _scaled(count: int, factor: float) -> int:
+    return max(round(count * factor), 1)
+
+
+def _crn_coco(*, depth: float, width: float) -> PPYOLOE:
+    """PaddleDetection's ppyoloe_crn_*_300e_coco, which differ in depth and width only."""
+    return PPYOLOE(
+        depth=depth,
+        width=width,
+        use_alpha=False,
+        activation="silu",
+        backbone_channels=(64, 128, 256, 512, 1024),
+        backbone_blocks=(3, 6, 6, 3),
+        neck_channels=(768, 384, 192),
+        neck_blocks=3,
+        num_classes=80,
+        strides=(32, 16, 8),
+        reg_max=16,
+        grid_cell_scale=5.0,
+        grid_cell_offset=0.5,
+        static_assigner_epochs=100,
+        atss_top_k=9,
+        tal_top_k=13,
+        tal_alpha=1.0,
+        tal_beta=6.0,
+        varifocal_alpha=0.75,
+        varifocal_gamma=2.0,
+        loss_weight_cls=1.0,
+        loss_weight_iou=2.5,
+        loss_weight_dfl=0.5,
+        score_threshold=0.01,
+        nms_iou=0.7,
+        nms_top_k=1000,
+        keep_top_k=300,
+    )
+
+
+PUBLISHED = {
+    "ppyoloe_xs": _crn_coco(depth=0.16, width=0.25),  # a size of miemiedetection's; no published weights
+    "ppyoloe_s": _crn_coco(depth=0.33, width=0.50),
+    "ppyoloe_m": _crn_coco(depth=0.67, width=0.75),
+    "ppyoloe_l": _crn_coco(depth=1.00, width=1.00),
+    "ppyoloe_x": _crn_coco(depth=1.33, width=1.25),
+}

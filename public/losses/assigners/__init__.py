@@ -1,0 +1,1 @@
+"""Which point of the grid learns which object."""

@@ -1,0 +1,67 @@
+"""What the assigners have in common: their result, and three small steps.
+
+Legend: A anchor points of all levels, G ground truths of one image.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Assignment(NamedTuple):
+    """What each point of one image has to learn.
+
+    `labels` (A,) int64, the number of classes for background; `boxes` (A, 4) in network pixels, arbitrary for
+    background; `scores` (A,), the target of the label's class, in [0, 1], 0 for background.
+    """
+
+    labels: torch.Tensor
+    boxes: torch.Tensor
+    scores: torch.Tensor
+
+
+def all_background(num_points: int, num_classes: int, like: torch.Tensor) -> Assignment:
+    """The assignment of an image without objects, in the type and on the device of `like`."""
+    return Assignment(
+        labels=torch.full((num_points,), num_classes, dtype=torch.int64, device=like.device),
+        boxes=like.new_zeros(num_points, 4),
+        scores=like.new_zeros(num_points),
+    )
+
+
+def points_inside(points: torch.Tensor, boxes: torch.Tensor, *, margin: float) -> torch.Tensor:
+    """True where a point (A, 2) lies more than `margin` inside a box (G, 4), as (G, A)."""
+    x, y = points[:, 0], points[:, 1]
+    left, top, right, bottom = boxes[:, :, None].unbind(1)  # (G, 1) each
+    return (x - left > margin) & (y - top > margin) & (right - x > margin) & (bottom - y > margin)
+
+
+def top_k_mask(values: torch.Tensor, k: int) -> torch.Tensor:
+    """True at the `k` largest of each row of `values` (G, A), or at all where a row has fewer.
+
+    Of equal values the one further left comes first, on every device; `torch.topk` leaves that open.
+    """
+    k = min(k, values.shape[1])
+    kth_value = values.topk(k, dim=1).values.amin(1, keepdim=True)
+    is_larger = values > kth_value
+    is_equal = values == kth_value
+    num_free = k - is_larger.sum(1, keepdim=True)
+    return is_larger | (is_equal & (is_equal.cumsum(1, dtype=torch.int32) <= num_free))
+
+
+def one_object_each(is_claimed: torch.Tensor, ious: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Settles which object a point learns when several claim it: the one of the highest IoU.
+
+    As in the originals, that is the highest over all objects of the image, also one that did not claim the point.
+    Of equal IoUs the first object wins.
+
+    Args:
+        is_claimed: (G, A), object g claims point a.
+        ious: (G, A).
+
+    Returns:
+        the object of each point (A,), int64, and whether it has one (A,), bool.
+    """
+    num_claims = is_claimed.sum(0)
+    only_claim = is_claimed.to(torch.uint8).argmax(0)  # argmax returns the first of equal values
+    return torch.where(num_claims > 1, ious.argmax(0), only_claim), num_claims > 0

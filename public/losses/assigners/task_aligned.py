@@ -1,0 +1,81 @@
+"""Task-aligned assignment: the points that already predict an object best, in class and box together.
+
+Paper: TOOD: Task-aligned One-stage Object Detection, arXiv 2108.07755, section 3.2.
+Follows PaddleDetection's TaskAlignedAssigner as PPYOLOE sets it up; there is nothing trained in it.
+Deviation: of equal metrics the point of the lower index comes first; the original leaves it to the sort.
+
+Legend: A anchor points of all levels, G ground truths of one image, K classes.
+"""
+
+import torch
+
+from public.losses.assigners.assignment import (
+    Assignment,
+    all_background,
+    one_object_each,
+    points_inside,
+    top_k_mask,
+)
+from public.losses.box import pairwise_iou
+
+EPS = 1e-9  # of the IoU, of the quotient of metrics, and in pixels of the inside test
+
+
+class TaskAlignedAssigner:
+    """The dynamic assigner: an object takes the `top_k` points inside it of the highest score ** alpha * IoU ** beta.
+
+    Args:
+        top_k: points an object claims.
+        alpha, beta: exponents of the predicted score and of the IoU of the predicted box.
+    """
+
+    def __init__(self, *, top_k: int, alpha: float, beta: float):
+        self.top_k = top_k
+        self.alpha = alpha
+        self.beta = beta
+
+    def __call__(
+        self,
+        *,
+        points: torch.Tensor,
+        class_scores: torch.Tensor,
+        predicted_boxes: torch.Tensor,
+        boxes: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> Assignment:
+        """Assigns the points of one image.  The label of background is K.
+
+        Args:
+            points: (A, 2) in pixels.
+            class_scores: (A, K) in [0, 1], and `predicted_boxes`: (A, 4) in pixels, without gradient.
+            boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+        """
+        num_points, num_classes = class_scores.shape
+        if len(boxes) == 0:
+            return all_background(num_points, num_classes, predicted_boxes)
+        ious = pairwise_iou(boxes, predicted_boxes, eps=EPS)  # (G, A)
+        metrics = class_scores.T[labels].pow(self.alpha) * ious.pow(self.beta)
+        is_inside = points_inside(points, boxes, margin=EPS)
+        is_claimed = top_k_mask(metrics * is_inside, self.top_k) & is_inside
+        objects, is_positive = one_object_each(is_claimed, ious)
+        scores = _normalised_metrics(metrics, ious, objects, is_positive)
+        return Assignment(
+            labels=torch.where(is_positive, labels[objects], num_classes),
+            boxes=boxes[objects],
+            scores=torch.where(is_positive, scores, 0.0),
+        )
+
+
+def _normalised_metrics(
+    metrics: torch.Tensor, ious: torch.Tensor, objects: torch.Tensor, is_positive: torch.Tensor
+) -> torch.Tensor:
+    """The metric of each point with its object, scaled so that an object's best point gets the object's best IoU.
+
+    metrics, ious (G, A), objects, is_positive (A,) -> (A,), arbitrary where not positive.
+    """
+    rows = torch.arange(len(metrics), device=metrics.device)[:, None]
+    is_pair = (objects == rows) & is_positive  # (G, A)
+    best_metric = (metrics * is_pair).amax(1)  # (G,)
+    best_iou = (ious * is_pair).amax(1)
+    own_metric = metrics.gather(0, objects[None])[0]  # (A,)
+    return own_metric / (best_metric[objects] + EPS) * best_iou[objects]

@@ -1,0 +1,170 @@
+"""PPYOLOE's loss: varifocal on the classes, GIoU and distribution focal loss on the boxes of positive points.
+
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.  Follows PaddleDetection's PPYOLOEHead; the assigners
+stand in `assigners/atss.py` and `assigners/task_aligned.py`.
+Deviations: none beyond those of the assigners.
+
+Legend: B batch, A anchor points of all levels, K classes, R = reg_max + 1 bins, P positive points of the batch.
+"""
+
+import torch
+
+from public.collectives import share_of_sum
+from public.losses.assigners.assignment import Assignment
+from public.losses.box import giou
+from public.losses.distribution_focal import distribution_focal_loss
+from public.losses.focal import varifocal_loss
+from public.losses.progress import Progress
+from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
+
+GIOU_EPS = 1e-10
+LAST_BIN_MARGIN = 0.01  # true distances end this far, in strides, before the last bin
+
+
+class PPYOLOELoss:
+    """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
+
+    Args:
+        strides: of the levels, in the order of the outputs.
+        num_classes: K.
+        reg_max: the largest distance, in strides, that a bin stands for.
+        grid_cell_scale: side of the anchor cells of the static assigner, in strides.
+        grid_cell_offset: place of a point in its cell.
+        static_assigner_epochs: epochs before this one use `static_assigner`, the others `assigner`.
+        static_assigner: an ATSSAssigner; assigner: a TaskAlignedAssigner.
+        weights: of the terms, `{"cls": ..., "iou": ..., "dfl": ...}`.
+        varifocal_alpha, varifocal_gamma: see `public.losses.focal.varifocal_loss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        strides: tuple[int, ...],
+        num_classes: int,
+        reg_max: int,
+        grid_cell_scale: float,
+        grid_cell_offset: float,
+        static_assigner_epochs: int,
+        static_assigner,
+        assigner,
+        weights: dict[str, float],
+        varifocal_alpha: float,
+        varifocal_gamma: float,
+    ):
+        self.strides = tuple(strides)
+        self.num_classes = num_classes
+        self.reg_max = reg_max
+        self.grid_cell_scale = grid_cell_scale
+        self.grid_cell_offset = grid_cell_offset
+        self.static_assigner_epochs = static_assigner_epochs
+        self.static_assigner = static_assigner
+        self.assigner = assigner
+        self.weights = dict(weights)
+        self.varifocal_alpha = varifocal_alpha
+        self.varifocal_gamma = varifocal_gamma
+
+    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
+        """`loss_cls`, `loss_iou` and `loss_dfl`, weighted, float32.
+
+        Args:
+            outputs: PPYOLOEOutputs of the model.
+            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
+                device of the outputs; G may be 0, also for all images.
+
+        Raises:
+            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
+        """
+        terms = self.unweighted(outputs, targets, progress)
+        return {f"loss_{name}": weight * terms[f"loss_{name}"] for name, weight in self.weights.items()}
+
+    def unweighted(
+        self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress
+    ) -> dict[str, torch.Tensor]:
+        """The same terms before their weights, and `loss_l1`, which is reported but never trained."""
+        self._check(outputs, targets)
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            assignment = self.assign(outputs, targets, progress)
+            normaliser = share_of_sum(assignment.scores.sum())
+            return {
+                "loss_cls": self._class_loss(outputs.class_logits.float(), assignment) / normaliser,
+                **self._box_losses(outputs, assignment, normaliser),
+            }
+
+    @torch.no_grad()
+    def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
+        """What each point has to learn: labels (B, A), boxes (B, A, 4) and scores (B, A), see `Assignment`."""
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            points, strides = self._points(outputs)
+            probabilities = outputs.class_logits.float().sigmoid()  # (B, A, K)
+            distances_ltrb = expected_distances(outputs.box_logits.float()) * strides  # (B, A, 4) pixels
+            predicted_boxes = distances_to_boxes(points, distances_ltrb)
+            half_cells = strides * self.grid_cell_scale / 2
+            cells = torch.cat([points - half_cells, points + half_cells], dim=1)  # (A, 4) pixels
+            assignments = []
+            for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
+                given = {"predicted_boxes": predicted_boxes[image], "boxes": target["boxes"].float()}
+                if progress.epoch < self.static_assigner_epochs:
+                    given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
+                    assignment = self.static_assigner(labels=target["labels"], **given)
+                else:
+                    given.update(points=points, class_scores=probabilities[image])
+                    assignment = self.assigner(labels=target["labels"], **given)
+                assignments.append(assignment)
+            return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+
+    def _points(self, outputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The points (A, 2) in pixels and their strides (A, 1)."""
+        return cell_points(
+            outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.class_logits.device
+        )
+
+    def _check(self, outputs, targets: list[dict[str, torch.Tensor]]) -> None:
+        num_images, _, num_classes = outputs.class_logits.shape
+        if len(targets) != num_images:
+            raise ValueError(f"outputs of {num_images} images but {len(targets)} targets; give one dict an image")
+        if num_classes != self.num_classes:
+            raise ValueError(f"the model predicts {num_classes} classes, the loss was built for {self.num_classes}")
+        labels = torch.cat([target["labels"] for target in targets])
+        lowest, highest = torch.stack(labels.aminmax()).tolist() if len(labels) > 0 else (0, 0)
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(
+                f"labels from {lowest} to {highest}, but the model has {num_classes} classes, 0 to {num_classes - 1}; "
+                f"set num_classes to the number of classes of the data"
+            )
+
+    def _class_loss(self, class_logits: torch.Tensor, assignment: Assignment) -> torch.Tensor:
+        """Sum over all points and classes; the target is the score at the assigned class and 0 elsewhere."""
+        classes = torch.arange(self.num_classes, device=class_logits.device)
+        is_positive = assignment.labels[..., None] == classes  # (B, A, K); background, K, equals none
+        losses = varifocal_loss(
+            class_logits.sigmoid(),
+            torch.where(is_positive, assignment.scores[..., None], 0.0),
+            is_positive,
+            alpha=self.varifocal_alpha,
+            gamma=self.varifocal_gamma,
+        )
+        return losses.sum()
+
+    def _box_losses(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
+        """GIoU and distribution focal loss of the positive points, weighted by their scores; all in strides.
+
+        Without any positive point the terms are empty sums: 0, and still connected to `box_logits`.
+        """
+        points, strides = self._points(outputs)
+        positives = (assignment.labels.flatten() != self.num_classes).nonzero().squeeze(1)  # (P,) of B * A
+        box_logits = outputs.box_logits.flatten(0, 1).index_select(0, positives).float()  # (P, 4R)
+        scores = assignment.scores.flatten()[positives]  # (P,)
+        places = positives % len(points)
+        strides = strides[places]  # (P, 1)
+        points = points[places] / strides
+        true_boxes = assignment.boxes.flatten(0, 1)[positives] / strides
+
+        boxes = distances_to_boxes(points, expected_distances(box_logits))
+        giou_losses = 1 - giou(boxes, true_boxes, eps=GIOU_EPS)  # (P,)
+        distances_ltrb = boxes_to_distances(points, true_boxes).clamp(0, self.reg_max - LAST_BIN_MARGIN)
+        dfl_losses = distribution_focal_loss(box_logits, distances_ltrb)  # (P,)
+        return {
+            "loss_iou": (giou_losses * scores).sum() / normaliser,
+            "loss_dfl": (dfl_losses * scores).sum() / normaliser,
+            "loss_l1": (boxes - true_boxes).detach().abs().sum() / max(4 * len(positives), 1),
+        }

@@ -1,0 +1,1 @@
+"""Feature extractors: an image in, one feature map a level out."""

@@ -1,0 +1,1 @@
+"""Whole detectors: an image in, the raw outputs of the head out."""

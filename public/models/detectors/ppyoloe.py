@@ -1,0 +1,116 @@
+"""PPYOLOE, an anchor-free one-stage detector.
+
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
+Weights: PaddleDetection's ppyoloe_crn_{s,m,l,x}, by `public.weights.paddle.rename_ppyoloe`.
+Deviations:
+- The head returns raw outputs in training and inference alike; decoding stands in `public.decoders.ppyoloe`.  So the
+  original's fixed projection `proj_conv` (the numbers 0..reg_max) is no part of the model.
+- BatchNorm's running variance, as in `public.models.backbones.cspresnet`.
+
+Legend: B batch, C channels, H W height and width, A anchor points of all levels, K classes, R = reg_max + 1 bins.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from public.models.layers import ConvBNAct, initialise_convs
+
+PRIOR_PROBABILITY = 0.01  # of each class at each point before training; arXiv 1708.02002, section 4.1
+
+
+class PPYOLOEOutputs(NamedTuple):
+    """Raw outputs of the head; points level by level from the largest stride on, rows before columns.
+
+    `class_logits` (B, A, K); `box_logits` (B, A, 4 * R), sides left, top, right, bottom, the bins of a side beside each
+    other; `level_sizes`, the (height, width) of each level.
+    """
+
+    class_logits: torch.Tensor
+    box_logits: torch.Tensor
+    level_sizes: tuple[tuple[int, int], ...]
+
+
+class ESEAttention(nn.Module):
+    """Feature times the sigmoid of one linear layer of its channel means, then a 1x1 convolution.
+
+    feature (B, C, H, W), mean (B, C, 1, 1) -> (B, C, H, W)
+    """
+
+    def __init__(self, channels: int, *, activation: str):
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+        self.conv = ConvBNAct(channels, channels, 1, activation=activation)
+
+    def forward(self, feature: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return self.conv(feature * self.fc(mean).sigmoid())
+
+
+class PPYOLOEHead(nn.Module):
+    """Two branches a level, one for the classes and one for the distribution of the four distances.
+
+    Args:
+        in_channels: of the neck's features, deepest first.
+        num_classes: K.
+        reg_max: the largest distance, in strides, that a bin stands for.
+        activation: a name of `public.models.layers.ACTIVATIONS`.
+    """
+
+    def __init__(self, *, in_channels: tuple[int, ...], num_classes: int, reg_max: int, activation: str):
+        super().__init__()
+        self.stem_cls = nn.ModuleList(ESEAttention(channels, activation=activation) for channels in in_channels)
+        self.stem_reg = nn.ModuleList(ESEAttention(channels, activation=activation) for channels in in_channels)
+        self.pred_cls = nn.ModuleList(nn.Conv2d(channels, num_classes, 3, padding=1) for channels in in_channels)
+        self.pred_reg = nn.ModuleList(nn.Conv2d(channels, 4 * (reg_max + 1), 3, padding=1) for channels in in_channels)
+
+    def initialise(self) -> None:
+        """Every class starts with PRIOR_PROBABILITY, every distribution flat."""
+        for attention in (*self.stem_cls, *self.stem_reg):
+            nn.init.normal_(attention.fc.weight, std=0.001)
+        for conv in self.pred_cls:
+            nn.init.zeros_(conv.weight)
+            nn.init.constant_(conv.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        for conv in self.pred_reg:
+            nn.init.zeros_(conv.weight)
+            nn.init.ones_(conv.bias)
+
+    def forward(self, features: list[torch.Tensor]) -> PPYOLOEOutputs:
+        class_logits, box_logits, level_sizes = [], [], []
+        for i, feature in enumerate(features):
+            mean = feature.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+            classes = self.pred_cls[i](self.stem_cls[i](feature, mean) + feature)
+            boxes = self.pred_reg[i](self.stem_reg[i](feature, mean))
+            class_logits.append(classes.permute(0, 2, 3, 1).flatten(1, 2))  # (B, K, H, W) -> (B, H * W, K)
+            box_logits.append(boxes.permute(0, 2, 3, 1).flatten(1, 2))  # (B, 4R, H, W) -> (B, H * W, 4R)
+            level_sizes.append((feature.shape[2], feature.shape[3]))
+        return PPYOLOEOutputs(torch.cat(class_logits, dim=1), torch.cat(box_logits, dim=1), tuple(level_sizes))
+
+
+class PPYOLOEModel(nn.Module):
+    """Normalised images (B, 3, H, W), H and W multiples of the largest stride -> PPYOLOEOutputs.
+
+    The initial values are those of the original: see `initialise_convs` and `PPYOLOEHead.initialise`.
+    """
+
+    def __init__(
+        self, *, backbone: nn.Module, neck: nn.Module, head: PPYOLOEHead, strides: tuple[int, ...], num_classes: int
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.strides = tuple(strides)
+        self.num_classes = num_classes
+        initialise_convs(self)
+        self.head.initialise()
+
+    def forward(self, images: torch.Tensor) -> PPYOLOEOutputs:
+        height, width = images.shape[2:]
+        multiple = max(self.strides)
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"images of {height} x {width} pixels: resize or pad both sides to multiples of {multiple}"
+            )
+        return self.head(self.neck(self.backbone(images)))

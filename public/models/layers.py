@@ -1,0 +1,123 @@
+"""Blocks that two or more families use: convolution + BatchNorm + activation, and the RepVGG block.
+
+A block that can be re-parameterised for inference has a method `fused()`, which returns a new module that computes the
+same function in eval mode with fewer layers; `public.models.fuse` calls it.
+
+Legend: B batch, C channels, H W height and width.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "none": nn.Identity}
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation called `name`, one of ACTIVATIONS; ValueError for any other name."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; write one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class ConvBNAct(nn.Module):
+    """Convolution without bias, BatchNorm, activation.  Padding keeps H and W where the stride is 1.
+
+    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); `kernel_size` is odd.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        activation: str,
+        stride: int = 1,
+        groups: int = 1,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.1)
+        self.act = make_activation(activation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def fused(self) -> nn.Sequential:
+        """Convolution with bias, then activation."""
+        weight, bias = fold_batch_norm(self.conv, self.bn)
+        return conv_and_activation(self.conv, weight, bias, self.act)
+
+
+class RepVGGBlock(nn.Module):
+    """act(3x3 branch + alpha * 1x1 branch), each branch a convolution with BatchNorm; no identity branch.
+
+    Source: RepVGG: Making VGG-style ConvNets Great Again, arXiv 2101.03697.  With `use_alpha` the factor of the 1x1
+    branch is learnt and starts at 1 (PPYOLOE+); without, it is 1.
+    (B, in_channels, H, W) -> (B, out_channels, H, W)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, activation: str, use_alpha: bool):
+        super().__init__()
+        self.conv1 = ConvBNAct(in_channels, out_channels, 3, activation="none")
+        self.conv2 = ConvBNAct(in_channels, out_channels, 1, activation="none")
+        self.alpha = nn.Parameter(torch.ones(1)) if use_alpha else None
+        self.act = make_activation(activation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pointwise = self.conv2(x)
+        if self.alpha is not None:
+            pointwise = self.alpha * pointwise
+        return self.act(self.conv1(x) + pointwise)
+
+    def fused(self) -> nn.Sequential:
+        """One 3x3 convolution with bias, then activation: a 1x1 kernel is a 3x3 kernel with a border of zeros."""
+        weight_3x3, bias_3x3 = fold_batch_norm(self.conv1.conv, self.conv1.bn)
+        weight_1x1, bias_1x1 = fold_batch_norm(self.conv2.conv, self.conv2.bn)
+        alpha = 1.0 if self.alpha is None else self.alpha.detach().double()
+        weight = weight_3x3 + alpha * F.pad(weight_1x1, (1, 1, 1, 1))
+        return conv_and_activation(self.conv1.conv, weight, bias_3x3 + alpha * bias_1x1, self.act)
+
+
+def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias, in float64, of the one convolution that equals `conv` (no bias) then `bn` in eval mode."""
+    scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
+    weight = conv.weight.detach().double() * scale[:, None, None, None]
+    return weight, bn.bias.detach().double() - bn.running_mean.double() * scale
+
+
+def conv_and_activation(
+    like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module
+) -> nn.Sequential:
+    """A convolution shaped like `like` with these values and a bias, in the precision of `like`, then `activation`."""
+    conv = nn.utils.skip_init(
+        nn.Conv2d,
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,
+        like.stride,
+        like.padding,
+        groups=like.groups,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias)
+    return nn.Sequential(OrderedDict(conv=conv, act=activation))
+
+
+def initialise_convs(module: nn.Module) -> None:
+    """Paddle's initial values for every convolution in `module`: weights N(0, 2 / fan-in), biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            fan_in = part.in_channels * math.prod(part.kernel_size)
+            nn.init.normal_(part.weight, std=math.sqrt(2 / fan_in))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,1 @@
+"""Foreign checkpoints: reading them safely and giving their tensors our names."""

@@ -1,0 +1,132 @@
+"""Reduces the oracle of PPYOLOE-s to the few figures that lie in this folder.
+
+    python tests/figures/make_figures.py ../shared/oracles/paddle/ppyoloe_crn_s
+
+The tests read either the whole oracle (`load_oracle`) or the reduced figures (`load_figures`); both give the same keys:
+    entries      [name, shape] of each array of the checkpoint, `fixed` the values of those that are not filled
+    gain         factor of the one-dimensional weights in the evaluation forward
+    scores       [image, anchor, class] and the score there
+    boxes        [image, anchor] and the box there
+    kept         for each image the first detections by score, [label, anchor]
+    predictions  boxes (B, A, 4) and scores (B, A, K) of the training forward, the input of the assigners
+    runs         case/assigner -> epoch, targets, positives, losses (unweighted), gradients
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+
+def load_oracle(folder: Path) -> dict:
+    """The whole oracle, as PaddleDetection's outputs were stored."""
+    state = json.loads((folder / "state.json").read_text())
+    forward = np.load(folder / "forward_gain.npz")
+    predictions = np.load(folder / "train_pred.npz")
+    return {
+        "entries": [[entry["name"], entry["shape"]] for entry in state["entries"]],
+        "fixed": {entry["name"]: entry["value"] for entry in state["entries"] if entry["role"] == "fixed"},
+        "gain": state["variants"]["forward_gain"]["gain"],
+        "scores": (np.argwhere(np.ones_like(forward["scores"])), forward["scores"].ravel()),
+        "boxes": (np.argwhere(np.ones(forward["boxes"].shape[:2])), forward["boxes"].reshape(-1, 4)),
+        "kept": _kept(forward),
+        "predictions": (predictions["pred_bboxes_px"], predictions["pred_scores"]),
+        "runs": _runs(folder),
+    }
+
+
+def _kept(forward) -> list[np.ndarray]:
+    """Each image's detections by falling score; the oracle lists them class by class."""
+    num_anchors = forward["boxes"].shape[1]
+    ends = np.cumsum(forward["nms/num"])
+    kept = []
+    for image, (start, end) in enumerate(zip([0, *ends], ends)):
+        pairs = np.stack([forward["nms/labels"], forward["nms/index"] - image * num_anchors], axis=1)[start:end]
+        kept.append(pairs[np.argsort(-forward["nms/scores"][start:end], kind="stable")])
+    return kept
+
+
+def _runs(folder: Path) -> dict:
+    train = json.loads((folder / "train.json").read_text())
+    gradients = json.loads((folder / "train_grads.json").read_text())["grads"]
+    runs = {}
+    for name, run in train["runs"].items():
+        arrays = np.load(folder / f"train_{name.replace('/', '_')}.npz")
+        images, anchors = np.nonzero(arrays["assigned_scores"].shape[2] != arrays["assigned_labels"])
+        labels = arrays["assigned_labels"][images, anchors]
+        runs[name] = {
+            "epoch": run["epoch_id"],
+            "targets": train["gt"][name.split("/")[0]],
+            "positives": np.stack([images, anchors, labels], axis=1),
+            "positive_boxes": arrays["assigned_bboxes"][images, anchors],
+            "positive_scores": arrays["assigned_scores"][images, anchors, labels],
+            "scores_sum": float(arrays["assigned_scores"].sum(dtype=np.float64)),
+            "losses": run["losses"],
+            "gradient_totals": run["grad_total_l2"],
+            "gradients": {
+                term: {parameter: None if pair is None else pair[0] for parameter, pair in norms.items()}
+                for term, norms in gradients[name].items()
+            },
+        }
+    return runs
+
+
+def load_figures() -> dict:
+    """The reduced figures."""
+    figures = json.loads((HERE / "ppyoloe_crn_s.json").read_text())
+    for key in ("scores", "boxes"):
+        index, values = figures[key]
+        figures[key] = (np.array(index), np.array(values, dtype=np.float32))
+    figures["kept"] = [np.array(pairs) for pairs in figures["kept"]]
+    for run in figures["runs"].values():
+        run["positives"] = np.array(run["positives"], dtype=np.int64).reshape(-1, 3)
+        run["positive_boxes"] = np.array(run["positive_boxes"], dtype=np.float32).reshape(-1, 4)
+        run["positive_scores"] = np.array(run["positive_scores"], dtype=np.float32)
+    arrays = np.load(HERE / "ppyoloe_crn_s.npz")
+    boxes = arrays["boxes"]
+    scores = np.zeros((*boxes.shape[:2], 80), dtype=np.float32)  # the assigners read the objects' classes only
+    scores[..., arrays["classes"]] = arrays["scores"]
+    figures["predictions"] = (boxes, scores)
+    return figures
+
+
+def reduce(oracle: dict) -> dict:
+    """The part of the oracle that goes into the json file."""
+    rng = np.random.default_rng(0)
+    figures = {key: oracle[key] for key in ("entries", "fixed", "gain")}
+    for key, count in (("scores", 100), ("boxes", 40)):
+        index, values = oracle[key]
+        rows = rng.choice(len(index), count, replace=False)
+        figures[key] = [index[rows].tolist(), _digits(values[rows])]
+    figures["kept"] = [pairs[:40].tolist() for pairs in oracle["kept"]]
+    figures["runs"] = {}
+    for name, run in oracle["runs"].items():
+        reduced = dict(run)
+        reduced["positives"] = run["positives"].tolist()
+        reduced["positive_boxes"] = _digits(run["positive_boxes"])
+        reduced["positive_scores"] = _digits(run["positive_scores"])
+        reduced["gradients"] = {term: dict(list(norms.items())[::25]) for term, norms in run["gradients"].items()}
+        figures["runs"][name] = reduced
+    return figures
+
+
+def _digits(values: np.ndarray):
+    """Nested lists that give the same float32 again."""
+    return [_digits(value) if value.ndim else float(f"{value:.9g}") for value in np.asarray(values)]
+
+
+def main(folder: Path) -> None:
+    oracle = load_oracle(folder)
+    text = json.dumps(reduce(oracle), separators=(",", ":"))
+    (HERE / "ppyoloe_crn_s.json").write_text(text.replace('],["', '],\n["') + "\n")
+    boxes, scores = oracle["predictions"]
+    objects = [target for run in oracle["runs"].values() for image in run["targets"] for target in image]
+    classes = np.unique([target["class"] for target in objects])
+    np.savez_compressed(HERE / "ppyoloe_crn_s.npz", boxes=boxes, scores=scores[..., classes], classes=classes)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
