@@ -1,0 +1,282 @@
+"""The annotations of a data set, in a few flat arrays.
+
+A list of dicts per image is copied page by page into every loader worker as Python counts references; flat numpy
+arrays are shared.  M boxes of N images lie one after the other, `offsets` (N + 1) says where each image begins.
+
+Boxes are x1 y1 x2 y2 with continuous coordinates: pixel column c covers [c, c + 1], a picture of width W ends at W.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from public.input import ImageError
+
+
+class Objects(NamedTuple):
+    """The N objects of one image."""
+
+    boxes: np.ndarray  # (N, 4) float32
+    labels: np.ndarray  # (N,) int64
+    difficult: np.ndarray  # (N,) bool
+    crowd: np.ndarray  # (N,) bool
+
+
+class Annotations:
+    """The images and objects of one data set; made by `assemble`, through `Voc.read` and `Coco.read`.
+
+    Attributes:
+        offsets (N + 1,) int64; boxes (M, 4) float32; labels (M,) int64; difficult, crowd (M,) bool; areas (M,) float64;
+        heights, widths (N,) int64; image_ids (N,) text or int64; class_names: tuple of K; category_ids: tuple of K, the
+        data set's own class numbers; use_difficult: whether difficult objects are trained on; description: for
+        messages; dropped, clipped: one line for each box that could not be used as it was written, with its file, number
+        (VOC: position in the file, from 0; COCO: annotation id), corners as written and the reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_root: str,
+        image_names: Sequence[str],
+        image_ids: Sequence[str] | Sequence[int],
+        heights: np.ndarray,
+        widths: np.ndarray,
+        offsets: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        difficult: np.ndarray,
+        crowd: np.ndarray,
+        areas: np.ndarray,
+        class_names: tuple[str, ...],
+        category_ids: tuple[int, ...],
+        use_difficult: bool,
+        description: str,
+        dropped: Sequence[str] = (),
+        clipped: Sequence[str] = (),
+    ):
+        encoded_names = [name.encode() for name in image_names]
+        self.image_root = str(image_root)
+        self._names = np.frombuffer(b"".join(encoded_names), dtype=np.uint8)
+        self._name_offsets = np.cumsum([0, *map(len, encoded_names)])
+        self.image_ids = np.asarray(image_ids)
+        self.heights = np.asarray(heights, dtype=np.int64)
+        self.widths = np.asarray(widths, dtype=np.int64)
+        self.offsets = np.asarray(offsets, dtype=np.int64)
+        self.boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.difficult = np.asarray(difficult, dtype=bool)
+        self.crowd = np.asarray(crowd, dtype=bool)
+        self.areas = np.asarray(areas, dtype=np.float64)
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.use_difficult = use_difficult
+        self.description = description
+        self.dropped = list(dropped)
+        self.clipped = list(clipped)
+        self._check()
+
+    def _check(self):
+        num_images, num_boxes = len(self.image_ids), len(self.boxes)
+        per_image = {"names": len(self._name_offsets) - 1, "heights": len(self.heights), "widths": len(self.widths)}
+        per_image["offsets - 1"] = len(self.offsets) - 1
+        per_box = {name: len(getattr(self, name)) for name in ("labels", "difficult", "crowd", "areas")}
+        per_box["last offset"] = int(self.offsets[-1])
+        for expected, counts in ((num_images, per_image), (num_boxes, per_box)):
+            wrong = {name: count for name, count in counts.items() if count != expected}
+            if wrong:
+                raise ValueError(f"{self.description}: {wrong} for {expected} entries ({num_images} images)")
+        if len(self.category_ids) != len(self.class_names):
+            raise ValueError(f"{self.description}: {len(self.category_ids)} ids, {len(self.class_names)} class names")
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.image_ids)
+
+    def image_name(self, index: int) -> str:
+        """The picture's path under `image_root`."""
+        return self._names[self._name_offsets[index] : self._name_offsets[index + 1]].tobytes().decode()
+
+    def image_path(self, index: int) -> str:
+        return os.path.join(self.image_root, self.image_name(index))
+
+    def image_id(self, index: int) -> str | int:
+        """The data set's own name of the image, as a plain Python value."""
+        return self.image_ids[index].item()
+
+    def objects(self, index: int) -> Objects:
+        """All objects of one image, difficult and crowd ones too; the arrays are views."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return Objects(self.boxes[part], self.labels[part], self.difficult[part], self.crowd[part])
+
+    def limit(self, num_images: int) -> "Annotations":
+        """The first `num_images` images, or all if there are fewer; the notes on boxes stay those of the whole set."""
+        if num_images < 1:
+            raise ValueError(f"{self.description}: cannot be limited to {num_images} images, at least 1 is needed")
+        if num_images >= len(self):
+            return self
+        first = copy.copy(self)
+        num_boxes = self.offsets[num_images]
+        first.description = f"first {num_images} images of {self.description}"
+        first.offsets = self.offsets[: num_images + 1]
+        first._name_offsets = self._name_offsets[: num_images + 1]
+        first._names = self._names[: self._name_offsets[num_images]]
+        for name in ("image_ids", "heights", "widths"):
+            setattr(first, name, getattr(self, name)[:num_images])
+        for name in ("boxes", "labels", "difficult", "crowd", "areas"):
+            setattr(first, name, getattr(self, name)[:num_boxes])
+        return first
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything annotated, of the pictures' names and of their file sizes.
+
+        It does not depend on where the data lie.
+
+        Raises:
+            ImageError: a picture is missing.
+        """
+        digest = hashlib.sha256()
+        sizes = np.array([_file_size(self.image_path(i), self.description) for i in range(len(self))], dtype=np.int64)
+        arrays = (self._names, self._name_offsets, sizes, self.image_ids, self.heights, self.widths, self.offsets)
+        for array in (*arrays, self.boxes, self.labels, self.difficult, self.crowd, self.areas):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr((self.class_names, self.category_ids)).encode())
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """One line with the counts a reader should see before a run."""
+        num_empty = int((np.diff(self.offsets) == 0).sum())
+        parts = [f"{len(self)} images", f"{len(self.boxes)} boxes", f"{len(self.class_names)} classes"]
+        parts += [f"{num_empty} images without boxes", f"{int(self.difficult.sum())} difficult"]
+        parts += [f"{int(self.crowd.sum())} crowd", f"{len(self.dropped)} degenerate boxes dropped"]
+        parts += [f"{len(self.clipped)} boxes clipped to their image"]
+        return f"{self.description}: " + ", ".join(parts)
+
+
+def _file_size(path, description):
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        raise ImageError(
+            f"{path}: missing, though {description} lists it; restore it or take it off the list"
+        ) from None
+
+
+@dataclass(kw_only=True)
+class WrittenImages:
+    """The N images as the annotation files have them."""
+
+    names: Sequence[str]  # of the pictures, under the set's image root
+    ids: Sequence[str] | Sequence[int]
+    heights: Sequence[int]
+    widths: Sequence[int]
+    files: Sequence[str]  # the annotation file of each, for messages
+
+
+@dataclass(kw_only=True)
+class WrittenObjects:
+    """The objects of all images as the annotation files have them, in any order."""
+
+    image_indices: Sequence[int]  # the position of each object's image
+    boxes: Sequence[Sequence[float]]  # x1 y1 x2 y2
+    labels: Sequence[int]
+    difficult: Sequence[bool]
+    crowd: Sequence[bool]
+    areas: Sequence[float] | None  # in square pixels; None: those of the boxes
+    numbers: Sequence[int]  # of each object, for messages
+
+
+def assemble(
+    images: WrittenImages,
+    objects: WrittenObjects,
+    *,
+    first_pixel: int,
+    image_root: str,
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    use_difficult: bool,
+    description: str,
+) -> Annotations:
+    """`Annotations` of what is written, with boxes that cannot be used taken out and noted.
+
+    A box is dropped if it is not finite, if a side as written is zero or negative, or if it lies outside its image.  A
+    box that reaches over the edge of its image is clipped.  Both are noted.
+
+    Args:
+        first_pixel: 1 where corners are pixels counted from 1 and both belong to the object (VOC): then x1 and y1 are
+            moved by -1, which makes the coordinates continuous.  0 where they are continuous already (COCO).
+    """
+    boxes, is_kept, dropped, clipped = _usable_boxes(images, objects, first_pixel)
+    owners = np.asarray(objects.image_indices, dtype=np.int64)
+    order = np.flatnonzero(is_kept)
+    order = order[np.argsort(owners[order], kind="stable")]
+    boxes = boxes[order]
+    counts = np.bincount(owners[order], minlength=len(images.names))
+    if objects.areas is None:
+        areas = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
+    else:
+        areas = np.asarray(objects.areas, dtype=np.float64)[order]
+    return Annotations(
+        image_root=image_root,
+        image_names=images.names,
+        image_ids=images.ids,
+        heights=images.heights,
+        widths=images.widths,
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        boxes=boxes,
+        labels=np.asarray(objects.labels, dtype=np.int64)[order],
+        difficult=np.asarray(objects.difficult, dtype=bool)[order],
+        crowd=np.asarray(objects.crowd, dtype=bool)[order],
+        areas=areas,
+        class_names=class_names,
+        category_ids=category_ids,
+        use_difficult=use_difficult,
+        description=description,
+        dropped=dropped,
+        clipped=clipped,
+    )
+
+
+def _usable_boxes(images, objects, first_pixel):
+    """((M, 4) float32 boxes within their images, (M,) which of them to keep, notes on dropped, notes on clipped)."""
+    owners = np.asarray(objects.image_indices, dtype=np.int64)
+    written = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4)
+    limits = np.stack([images.widths, images.heights] * 2, axis=1).astype(np.float32)[owners]  # (M, 4)
+    boxes = (written - [first_pixel, first_pixel, 0, 0]).astype(np.float32)
+    inside = np.clip(boxes, 0, limits)
+
+    is_finite = np.isfinite(written).all(axis=1)
+    has_size = (written[:, 2:] > written[:, :2]).all(axis=1)
+    is_visible = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    is_kept = is_finite & has_size & is_visible
+    is_clipped = is_kept & (inside != boxes).any(axis=1)
+    reasons = np.where(~is_finite, "not finite", np.where(~has_size, "zero or negative size", "outside its image"))
+
+    def note(i, reason):
+        return f"{images.files[owners[i]]}, object {objects.numbers[i]}, box {written[i].tolist()}: {reason}"
+
+    dropped = [note(i, reasons[i]) for i in np.flatnonzero(~is_kept)]
+    clipped = [note(i, "reaches over the edge of its image") for i in np.flatnonzero(is_clipped)]
+    return inside, is_kept, dropped, clipped
+
+
+def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] | None, where: str):
+    """The class names that the config and another set (the training set, say) prescribe; None if neither does.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if configured is not None and given is not None and tuple(configured) != tuple(given):
+        raise ValueError(
+            f"{where}: the config names {len(configured)} classes {tuple(configured)}, the set it has to agree with "
+            f"names {len(given)} classes {tuple(given)}. Give both the same names in the same order."
+        )
+    names = configured if configured is not None else given
+    if names is not None and len(set(names)) != len(names):
+        raise ValueError(f"{where}: a class name stands twice in {tuple(names)}")
+    return None if names is None else tuple(names)

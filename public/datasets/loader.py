@@ -1,0 +1,295 @@
+"""From annotations to batches: data sets, the two batch samplers, the data loader.
+
+The samplers hand out `SampleKey`s, from which every random number of a sample follows, so the number of workers, their
+speed and a restart change no bit.  Python's and numpy's global generators raise inside workers.
+
+B images of a batch, N objects of an image.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from public.datasets.annotations import Annotations
+from public.datasets.sample import Sample, SampleKey
+from public.datasets.transforms import apply_batch_transforms, apply_transforms
+from public.input import Geometry, ImageError, InputSpec, prepare, read_image
+from public.random_streams import stream
+
+
+def load_sample(annotations: Annotations, index: int) -> Sample:
+    """The picture `index` and all its objects, in pixels of the original.
+
+    Raises:
+        ImageError: the picture cannot be read, or its size is not the annotated one.
+    """
+    path = annotations.image_path(index)
+    image = read_image(path)
+    annotated = int(annotations.widths[index]), int(annotations.heights[index])
+    actual = image.shape[1], image.shape[0]
+    if annotated != actual:
+        raise ImageError(
+            f"{path}: the picture has {actual[0]} x {actual[1]} pixels (width x height, turned by its EXIF orientation), "
+            f"the annotation of {annotations.description} says {annotated[0]} x {annotated[1]}. Correct one of them."
+        )
+    boxes, labels, difficult, crowd = annotations.objects(index)
+    return Sample(
+        image=image,
+        boxes=boxes,
+        labels=labels,
+        difficult=difficult,
+        crowd=crowd,
+        image_id=annotations.image_id(index),
+        index=index,
+        height=image.shape[0],
+        width=image.shape[1],
+    )
+
+
+class DetectionDataset(Dataset):
+    """Training samples: read, stripped of what is not trained on, transformed.
+
+    Crowd objects never reach the loss, difficult ones only if the set says so; they leave before the transforms, as in
+    the originals, so that no crop is chosen for their sake.  Images without objects stay.
+    """
+
+    def __init__(self, annotations: Annotations, *, transforms: tuple, batch_transforms: tuple, seed: int):
+        self.annotations = annotations
+        self.transforms = transforms
+        self.batch_transforms = batch_transforms
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample = load_sample(self.annotations, key.index)
+        is_trained = ~sample.crowd
+        if not self.annotations.use_difficult:
+            is_trained &= ~sample.difficult
+        for name in ("boxes", "labels", "difficult", "crowd"):
+            setattr(sample, name, getattr(sample, name)[is_trained])
+        sample = apply_transforms(sample, self.transforms, self.seed, key)
+        return apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
+
+
+class EvaluationDataset(Dataset):
+    """Prepared pictures with their geometry and all their objects, in network pixels."""
+
+    def __init__(self, annotations: Annotations, *, spec: InputSpec):
+        self.annotations = annotations
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample = load_sample(self.annotations, key.index)
+        sample.image, geometry = prepare(sample.image, self.spec)
+        scale = np.array([geometry.scale_x, geometry.scale_y] * 2, dtype=np.float32)
+        pad = np.array([geometry.pad_left, geometry.pad_top] * 2, dtype=np.float32)
+        sample.boxes = sample.boxes * scale + pad
+        sample.geometry = geometry
+        return sample
+
+
+class DetectionBatch(NamedTuple):
+    """B samples of one size."""
+
+    images: torch.Tensor  # (B, H, W, 3) uint8, RGB
+    targets: list[dict]  # B times boxes (N, 4) float32 x1 y1 x2 y2 in pixels of `images`, labels (N,) int64
+    image_ids: list
+    indices: list[int]  # positions in the annotations
+    geometries: list[Geometry] | None  # None in training
+
+    def to(self, device: torch.device | str) -> "DetectionBatch":
+        """The batch with its tensors on `device`; from pinned memory the copy does not wait."""
+        targets = [
+            {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets
+        ]
+        return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+
+
+def collate(samples: list[Sample]) -> DetectionBatch:
+    """One batch of samples.
+
+    Raises:
+        ValueError: two images differ in size; the message names both.
+    """
+    first = samples[0]
+    for sample in samples:
+        if sample.image.shape != first.image.shape:
+            raise ValueError(
+                f"images of one batch have to have one size, but {first.image_id!r} has {first.image.shape[:2]} and "
+                f"{sample.image_id!r} has {sample.image.shape[:2]} (height, width). End the transforms with Resize, or "
+                "use BatchRandomResize."
+            )
+    targets = [
+        {"boxes": torch.from_numpy(s.boxes.copy()), "labels": torch.from_numpy(s.labels.copy())} for s in samples
+    ]
+    return DetectionBatch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        targets=targets,
+        image_ids=[sample.image_id for sample in samples],
+        indices=[sample.index for sample in samples],
+        geometries=None if first.geometry is None else [sample.geometry for sample in samples],
+    )
+
+
+class TrainBatches:
+    """This process's batches of the steps first_step .. num_steps - 1, over all epochs, as lists of `SampleKey`.
+
+    Epoch e shows the images in the order of the stream (seed, "order", e).  Its global batch b is the slice
+    [b * batch_size, (b + 1) * batch_size) of that order, and rank r takes the r-th of world_size equal parts.  What is
+    left at the end of an epoch is not shown in it.
+
+    Raises:
+        ValueError: batch_size cannot be split evenly, is more than there are images, or the steps make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        num_steps: int,
+        rank: int,
+        world_size: int,
+    ):
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch_size {batch_size} cannot be split evenly over {world_size} processes")
+        if num_images < batch_size:
+            raise ValueError(
+                f"the training set has {num_images} images, fewer than one batch of {batch_size}; "
+                "take a smaller batch_size or more images"
+            )
+        if not 0 <= first_step <= num_steps:
+            raise ValueError(f"first_step {first_step} is not between 0 and num_steps {num_steps}")
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.num_steps = num_steps
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.num_steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        steps_per_epoch = self.num_images // self.batch_size
+        share = self.batch_size // self.world_size
+        epoch, order = -1, None
+        for step in range(self.first_step, self.num_steps):
+            if step // steps_per_epoch != epoch:
+                epoch = step // steps_per_epoch
+                order = stream(self.seed, "order", epoch).permutation(self.num_images).tolist()
+            batch = step % steps_per_epoch
+            start = batch * self.batch_size + self.rank * share
+            yield [SampleKey(epoch, batch, index) for index in order[start : start + share]]
+
+
+class EvalBatches:
+    """This process's evaluation batches: batch i is images [i * b, (i + 1) * b), rank r takes batches r, r + W, ...
+
+    Each image is in exactly one batch of one rank, and no batch depends on the number W of ranks; the last batch may be
+    smaller.
+    """
+
+    def __init__(self, *, num_images: int, batch_size: int, rank: int, world_size: int):
+        if batch_size < 1:
+            raise ValueError(f"the evaluation's batch_size is {batch_size}, has to be at least 1")
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.own_batches = range(rank, -(-num_images // batch_size), world_size)
+
+    def __len__(self) -> int:
+        return len(self.own_batches)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for batch in self.own_batches:
+            start = batch * self.batch_size
+            indices = range(start, min(start + self.batch_size, self.num_images))
+            yield [SampleKey(0, batch, index) for index in indices]
+
+
+def make_loader(
+    dataset: Dataset,
+    batches: TrainBatches | EvalBatches,
+    *,
+    num_workers: int,
+    prefetch_factor: int,
+    pin_memory: bool,
+) -> DataLoader:
+    """A torch DataLoader of `DetectionBatch`es that draws from no global generator.
+
+    Args:
+        num_workers: processes that read and transform; 0 does it in this process.  They live as long as the loader.
+        prefetch_factor: batches that each worker prepares ahead; without workers it has no effect.
+        pin_memory: copy batches into page-locked memory, from which a GPU can fetch them without waiting.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader numbers its workers from it; none of our streams does
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """One thread, and no global generator: what every loader worker begins with."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    _replace_global_draws()
+
+
+@contextlib.contextmanager
+def forbid_global_random():
+    """Within it, drawing from Python's or numpy's global generator raises RuntimeError."""
+    originals = _replace_global_draws()
+    try:
+        yield
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+def _replace_global_draws():
+    """Makes every function that draws from a global generator raise; returns the originals (module, name, function)."""
+    generators = {random: random._inst, np.random: np.random.mtrand._rand}
+    not_draws = ("seed", "getstate", "setstate", "get_state", "set_state")
+    originals = [
+        (module, name, function)
+        for module, generator in generators.items()
+        for name, function in vars(module).items()
+        if getattr(function, "__self__", None) is generator and name not in not_draws
+    ]
+    # Two names of numpy are plain functions around its generator.
+    originals += [(np.random, name, getattr(np.random, name)) for name in ("ranf", "sample")]
+    for module, name, _ in originals:
+        setattr(module, name, _Forbidden(f"{module.__name__}.{name}"))
+    return originals
+
+
+class _Forbidden:
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *args, **kwargs):
+        raise RuntimeError(
+            f"{self.name} draws from a global generator, which workers and restarts do not repeat; "
+            "take a stream of public.random_streams"
+        )

@@ -1,0 +1,39 @@
+"""One picture with its objects on the way through the transforms, and the key that asks for it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from public.input import Geometry
+
+
+class SampleKey(NamedTuple):
+    """What a batch sampler hands to a data set; every random number of the sample follows from it and the seed.
+
+    `batch` is the number of the global batch within the epoch.  Draws that a whole batch shares, such as its size, come
+    from it, so that no worker has to be told about them.
+    """
+
+    epoch: int
+    batch: int
+    index: int
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """A picture and its N objects; `boxes` are x1 y1 x2 y2 in pixels of `image` as it is now.
+
+    Transforms return new samples and never write into the arrays of an old one.
+    """
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    boxes: np.ndarray  # (N, 4) float32
+    labels: np.ndarray  # (N,) int64
+    difficult: np.ndarray  # (N,) bool
+    crowd: np.ndarray  # (N,) bool
+    image_id: str | int
+    index: int  # position in the annotations
+    height: int  # of the original picture
+    width: int
+    geometry: Geometry | None = None  # how `prepare` placed the picture; None in training

@@ -1,0 +1,286 @@
+"""Transforms of training samples: frozen values that are also the callables.
+
+`transform(sample, rng) -> Sample` takes every random number from `rng`, in an order that does not depend on the picture,
+and never writes into its input.  Images stay uint8: each transform rounds and clips.  Boxes are clipped to the picture,
+and an object whose box has no size left is dropped.
+
+A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
+
+The parameters, and the order in which PPYOLOE and PicoDet use them, are those of PaddleDetection's readers.  Its
+operators keep float32 images between the transforms; ours round to uint8 after each (a deviation, for speed).
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from public.datasets.sample import Sample, SampleKey
+from public.input import INTERPOLATIONS
+from public.random_streams import stream
+
+
+def apply_transforms(sample: Sample, transforms: tuple, seed: int, key: SampleKey) -> Sample:
+    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, index, name)."""
+    for name, transform in _named(transforms):
+        sample = transform(sample, stream(seed, "sample", key.epoch, key.index, name))
+    return sample
+
+
+def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
+    """`sample` after what each batch transform draws for its global batch, from (seed, "batch", epoch, batch, name)."""
+    for name, batch_transform in _named(batch_transforms):
+        transform = batch_transform.draw(stream(seed, "batch", key.epoch, key.batch, name))
+        sample = transform(sample, None)
+    return sample
+
+
+def _named(transforms):
+    """(name of its stream, transform) for each: the class name, with "#2" for the second of a class, and so on."""
+    counts = {}
+    for transform in transforms:
+        name = type(transform).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), transform
+
+
+def _with_objects(sample, image, boxes, is_kept=None):
+    """`sample` with a new image and moved boxes, clipped to it; objects without size or not in `is_kept` are dropped."""
+    height, width = image.shape[:2]
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
+    has_size = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    is_kept = has_size if is_kept is None else has_size & is_kept
+    return replace(
+        sample,
+        image=image,
+        boxes=boxes[is_kept],
+        labels=sample.labels[is_kept],
+        difficult=sample.difficult[is_kept],
+        crowd=sample.crowd[is_kept],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomFlip:
+    """Mirrors left and right with probability `prob`: x becomes width - x."""
+
+    prob: float
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        width = sample.image.shape[1]
+        x1, y1, x2, y2 = sample.boxes.T
+        boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+        return _with_objects(sample, cv2.flip(sample.image, 1), boxes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """Stretches to `size` (height, width) pixels; draws nothing."""
+
+    size: tuple[int, int]
+    interpolation: str
+
+    def __post_init__(self):
+        _check_interpolations((self.interpolation,))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        height, width = sample.image.shape[:2]
+        new_height, new_width = self.size
+        image = cv2.resize(sample.image, (new_width, new_height), interpolation=INTERPOLATIONS[self.interpolation])
+        scale_x, scale_y = new_width / width, new_height / height
+        return _with_objects(sample, image, sample.boxes * np.array([scale_x, scale_y, scale_x, scale_y]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRandomResize:
+    """One square size and one interpolation for all pictures of a global batch, each drawn evenly from its list."""
+
+    sizes: tuple[int, ...]
+    interpolations: tuple[str, ...]
+
+    def __post_init__(self):
+        _check_interpolations(self.interpolations)
+
+    def draw(self, rng: np.random.Generator) -> Resize:
+        """The resize of one batch."""
+        size = self.sizes[rng.integers(len(self.sizes))]
+        return Resize(size=(size, size), interpolation=self.interpolations[rng.integers(len(self.interpolations))])
+
+
+def _check_interpolations(names):
+    for name in names:
+        if name not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {name!r} has to be one of {tuple(INTERPOLATIONS)}")
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # the grey of an RGB colour, ITU-R BT.601
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorDistort:
+    """Changes brightness, contrast, saturation and hue in random order, each with probability `apply_prob`.
+
+    PaddleDetection's RandomDistort; its `prob` is the chance that a change is left out, so `apply_prob` is 1 - prob.
+
+    Fields:
+        brightness, contrast, saturation: (lowest, highest) factor, drawn evenly: how far a pixel is from black, from the
+            mean grey of the picture, and from its own grey.
+        hue: (lowest, highest) shift on the circle of 256 hues, rounded to a whole number.
+        apply_prob: chance of each of the four changes.
+    """
+
+    brightness: tuple[float, float]
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: tuple[float, float]
+    apply_prob: float
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        changes = (
+            (_change_brightness, self.brightness),
+            (_change_contrast, self.contrast),
+            (_change_saturation, self.saturation),
+            (_change_hue, self.hue),
+        )
+        order = rng.permutation(len(changes))
+        is_applied = rng.random(len(changes)) < self.apply_prob
+        positions = rng.random(len(changes))
+        image = sample.image
+        for i in order:
+            change, (low, high) = changes[i]
+            if is_applied[i]:
+                image = change(image, low + (high - low) * positions[i])
+        return replace(sample, image=image)
+
+
+def _change_brightness(image, factor):
+    return cv2.transform(image, np.eye(3) * factor)
+
+
+def _change_contrast(image, factor):
+    grey = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+    offset = np.full((3, 1), grey * (1 - factor))
+    return cv2.transform(image, np.hstack([np.eye(3) * factor, offset]))
+
+
+def _change_saturation(image, factor):
+    return cv2.transform(image, np.eye(3) * factor + (1 - factor) * np.tile(_LUMA, (3, 1)))
+
+
+def _change_hue(image, shift):
+    shift = round(shift)
+    if shift == 0:  # the way to hue and back would cost some levels
+        return image
+    identity = np.arange(256)
+    table = np.stack([(identity + shift) % 256, identity, identity], axis=1).astype(np.uint8)  # (256, 3)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    return cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomExpand:
+    """Puts the picture at a random place of a larger one of even colour, which makes its objects smaller.
+
+    PaddleDetection's RandomExpand; its `prob` is the chance that nothing is done, so `apply_prob` is 1 - prob.
+
+    Fields:
+        ratio: (lowest, highest) growth of both sides, drawn evenly.
+        fill: the colour around the picture, RGB 0..255.
+        apply_prob: chance of doing it.
+    """
+
+    ratio: tuple[float, float]
+    fill: tuple[int, int, int]
+    apply_prob: float
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        is_applied = rng.random() < self.apply_prob
+        low, high = self.ratio
+        ratio = low + (high - low) * rng.random()
+        position_x, position_y = rng.random(2)
+        if not is_applied:
+            return sample
+        height, width = sample.image.shape[:2]
+        free_x, free_y = int(width * ratio) - width, int(height * ratio) - height
+        left, top = int(position_x * (free_x + 1)), int(position_y * (free_y + 1))
+        image = cv2.copyMakeBorder(
+            sample.image, top, free_y - top, left, free_x - left, cv2.BORDER_CONSTANT, value=self.fill
+        )
+        return _with_objects(sample, image, sample.boxes + np.array([left, top, left, top]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """Cuts out a part that holds an object and overlaps at least one by a random amount (Liu et al., SSD, 1512.02325).
+
+    The thresholds, and "no crop" if it is allowed, are tried in random order.  For each, up to `num_attempts` crops are
+    drawn; the first with a centre of an object inside, and an IoU of at least the threshold with some object, is taken.
+    Objects whose centre is inside stay, cut to the crop.  "No crop", no crop found, and a picture without objects leave
+    the sample as it is.
+
+    PaddleDetection's RandomCrop.  A deviation of one pixel: a crop may also end exactly at the right or lower edge.
+
+    Fields:
+        aspect_ratio: (lowest, highest) width / height relative to the picture's, further limited to [s², 1 / s²] for
+            scale s, so that the crop fits.
+        scale: (lowest, highest) square root of the crop's share of the picture's area.
+        thresholds: IoU of the crop with the object that it overlaps most.
+    """
+
+    aspect_ratio: tuple[float, float]
+    scale: tuple[float, float]
+    thresholds: tuple[float, ...]
+    num_attempts: int
+    allow_no_crop: bool
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        num_choices = len(self.thresholds) + self.allow_no_crop
+        order = rng.permutation(num_choices)  # the number after the last threshold is "no crop"
+        draws = rng.random((num_choices, self.num_attempts, 4))
+        for choice, attempts in zip(order, draws):
+            if choice == len(self.thresholds) or len(sample.boxes) == 0:
+                return sample
+            crops = self._crops(attempts, *sample.image.shape[:2])
+            is_good = _holds_centre(crops, sample.boxes).any(axis=1)
+            is_good &= _iou(crops, sample.boxes).max(axis=1) >= self.thresholds[choice]
+            if is_good.any():
+                return _crop(sample, crops[is_good.argmax()])
+        return sample
+
+    def _crops(self, draws, height, width):
+        """(T, 4) crops x1 y1 x2 y2 in whole pixels, from (T, 4) numbers in [0, 1)."""
+        scale_draw, aspect_draw, x_draw, y_draw = draws.T
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * scale_draw
+        lowest = np.maximum(self.aspect_ratio[0], scale**2)
+        highest = np.minimum(self.aspect_ratio[1], scale**-2)
+        root = np.sqrt(lowest + (highest - lowest) * aspect_draw)
+        crop_width = np.clip((width * scale * root).astype(np.int64), 1, width)
+        crop_height = np.clip((height * scale / root).astype(np.int64), 1, height)
+        x1 = (x_draw * (width - crop_width + 1)).astype(np.int64)
+        y1 = (y_draw * (height - crop_height + 1)).astype(np.int64)
+        return np.stack([x1, y1, x1 + crop_width, y1 + crop_height], axis=1)
+
+
+def _holds_centre(crops, boxes):
+    """(T, N) whether the centre of each box lies strictly inside each crop."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # (N, 2)
+    return ((crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])).all(axis=2)
+
+
+def _iou(crops, boxes):
+    """(T, N) intersection over union of each crop with each box."""
+    top_left = np.maximum(crops[:, None, :2], boxes[:, :2])
+    bottom_right = np.minimum(crops[:, None, 2:], boxes[:, 2:])
+    intersection = (bottom_right - top_left).clip(min=0).prod(axis=2)
+    crop_areas = (crops[:, 2:] - crops[:, :2]).prod(axis=1)
+    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return intersection / (crop_areas[:, None] + box_areas - intersection)
+
+
+def _crop(sample, crop):
+    x1, y1, x2, y2 = crop
+    image = np.ascontiguousarray(sample.image[y1:y2, x1:x2])
+    is_kept = _holds_centre(crop[None], sample.boxes)[0]
+    return _with_objects(sample, image, sample.boxes - np.array([x1, y1, x1, y1]), is_kept)

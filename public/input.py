@@ -1,0 +1,187 @@
+"""How a picture becomes the network's input, and how boxes find the way back.
+
+One `InputSpec` stands in the experiment's config, in the checkpoint and in every export; `prepare` and `normalise` are
+the only code that follows it, in evaluation, detection, video and exported models alike.  In training the transforms
+take the place of `prepare`; `normalise` is the same.
+
+B batch, H W height and width of the original picture, h w of the network's input.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+INTERPOLATIONS = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What the network expects.
+
+    Fields:
+        size: (height, width) in pixels.
+        resize: "stretch" to the size, or "letterbox": aspect kept, picture at the top left, the rest padded.
+        interpolation: "nearest", "linear", "cubic", "area" or "lanczos".
+        padding: grey value 0..255 of the padding.
+        color_order: "rgb" or "bgr", the channels as the network takes them.
+        scale, mean, std: channel c of the input is (pixel * scale - mean[c]) / std[c], in `color_order`.
+
+    Raises:
+        ValueError: a value makes no sense; the message names the field.
+    """
+
+    size: tuple[int, int]
+    resize: str
+    interpolation: str
+    padding: int
+    color_order: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        choices = {"resize": ("stretch", "letterbox"), "color_order": ("rgb", "bgr")}
+        choices["interpolation"] = tuple(INTERPOLATIONS)
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"InputSpec.{field} is {getattr(self, field)!r}, has to be one of {allowed}")
+        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
+            raise ValueError(f"InputSpec.size is {self.size!r}, has to be (height, width) in whole positive pixels")
+        if not isinstance(self.padding, int) or not 0 <= self.padding <= 255:
+            raise ValueError(f"InputSpec.padding is {self.padding!r}, has to be a whole grey value from 0 to 255")
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise ValueError(f"InputSpec.{field} is {values!r}, has to be three finite numbers, one a channel")
+        if not all(value > 0 for value in (*self.std, self.scale)) or not math.isfinite(self.scale):
+            raise ValueError(f"InputSpec.scale is {self.scale!r} and std {self.std!r}, all have to be positive")
+
+
+class Geometry(NamedTuple):
+    """Where `prepare` put a picture: network x = original x * scale_x + pad_left, and so for y."""
+
+    scale_x: float
+    scale_y: float
+    pad_left: int
+    pad_top: int
+    width: int  # of the original picture, in pixels
+    height: int
+
+
+def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
+    """The picture (H, W, 3) uint8 RGB at the network's size: (h, w, 3) uint8 RGB, and its geometry.
+
+    A letterboxed picture is as large as fits, its sides rounded down to whole pixels; the scales are those of the sides
+    after rounding, so that boxes come back without bias.
+    """
+    height, width = image.shape[:2]
+    target_height, target_width = spec.size
+    if spec.resize == "stretch":
+        new_height, new_width = target_height, target_width
+    elif target_height * width <= target_width * height:  # the height is what limits it
+        new_height, new_width = target_height, max(width * target_height // height, 1)
+    else:
+        new_height, new_width = max(height * target_width // width, 1), target_width
+    resized = cv2.resize(image, (new_width, new_height), interpolation=INTERPOLATIONS[spec.interpolation])
+    below, right = target_height - new_height, target_width - new_width
+    if below or right:
+        grey = (spec.padding,) * 3
+        resized = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=grey)
+    return resized, Geometry(new_width / width, new_height / height, 0, 0, width, height)
+
+
+def normalise(images: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """The network's input, float32 (B, 3, h, w), from uint8 RGB (B, h, w, 3), on the same device.
+
+    The result lies in memory as the pixels did, torch.channels_last; `.contiguous()` gives the other layout.
+
+    Raises:
+        TypeError: the images are not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"normalise takes uint8 images, not {images.dtype}")
+    if spec.color_order == "bgr":
+        images = images.flip(3)
+    batch, height, width, channels = images.shape
+    mean = torch.tensor(spec.mean, dtype=torch.float64)
+    std = torch.tensor(spec.std, dtype=torch.float64)
+    # (pixel * scale - mean) / std is pixel * factor + offset.  Along whole rows it is three times as fast as along the
+    # three channels of a pixel; without waiting, the small tensors do not stop a GPU.
+    factor = (spec.scale / std).float().to(images.device, non_blocking=True).repeat(width)  # (w * 3,)
+    offset = (-mean / std).float().to(images.device, non_blocking=True).repeat(width)
+    rows = images.reshape(batch, height, width * channels).to(torch.float32)
+    rows = rows.mul_(factor).add_(offset)
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, 3, h, w)
+
+
+def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
+    """Detections in network pixels as detections in pixels of the original pictures, clipped to them.
+
+    Args:
+        detections: one dict a picture: `boxes` (N, 4) x1 y1 x2 y2, `scores` (N,), `labels` (N,) tensors.
+        geometries: the geometry of each picture.
+
+    Raises:
+        ValueError: not as many geometries as detections.
+    """
+    if len(detections) != len(geometries):
+        raise ValueError(f"{len(detections)} detections for {len(geometries)} geometries, one each is needed")
+    restored = []
+    for detection, geometry in zip(detections, geometries):
+        pad_left, pad_top, scale_x, scale_y = geometry.pad_left, geometry.pad_top, geometry.scale_x, geometry.scale_y
+        x1, y1, x2, y2 = detection["boxes"].unbind(dim=1)
+        x1, x2 = (((x - pad_left) / scale_x).clamp(0, geometry.width) for x in (x1, x2))
+        y1, y2 = (((y - pad_top) / scale_y).clamp(0, geometry.height) for y in (y1, y2))
+        restored.append({**detection, "boxes": torch.stack([x1, y1, x2, y2], dim=1)})
+    return restored
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """The picture as uint8 RGB (H, W, 3), turned as its EXIF orientation says; grey becomes RGB, alpha is dropped.
+
+    Raises:
+        ImageError: the file is missing, empty, cut short or no picture.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: missing. Is the data root right?") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.")
+    if _is_cut_jpeg(data):
+        raise ImageError(
+            f"{path}: truncated, the JPEG has no end after its {len(data)} bytes. Fetch the picture again."
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ImageError(f"{path}: OpenCV cannot decode it: {error.err}") from None
+    if image is None:
+        raise ImageError(f"{path}: no picture that OpenCV can decode, or a damaged one ({len(data)} bytes).")
+    return image
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """True for a JPEG without an end-of-image marker after its last scan; some decoders make it half grey, silently."""
+    if not data.startswith(b"\xff\xd8") or data.endswith(b"\xff\xd9"):
+        return False
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
