@@ -1,0 +1,92 @@
+"""Training steps a second: each mode against plain float32 with contiguous tensors, in turns in one process.
+
+    python -m benchmarks.train_step                                          # ppyoloe_xs at 128 px on the CPU
+    python -m benchmarks.train_step --model ppyoloe_s --size 640 --batch 32 --device cuda
+
+A step is forward, loss, backward and SGD on random images with five objects each, of the published settings with the
+task-aligned assigner.  Data loading is not in it.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from public.losses import create_loss
+from public.losses.progress import Progress
+from public.models import create_model
+
+MODES = {
+    "float32": (None, torch.contiguous_format),
+    "float32 channels-last": (None, torch.channels_last),
+    "bf16": (torch.bfloat16, torch.contiguous_format),
+    "bf16 channels-last": (torch.bfloat16, torch.channels_last),
+}
+NUM_CLASSES = 80
+
+
+class Step:
+    """One training step of a fresh network in one mode."""
+
+    def __init__(self, arguments: argparse.Namespace, mode: str) -> None:
+        self.dtype, memory_format = MODES[mode]
+        self.device = torch.device(arguments.device)
+        generator = torch.Generator().manual_seed(0)
+        torch.manual_seed(0)
+        model = create_model(arguments.model, num_classes=NUM_CLASSES)
+        self.model = model.to(self.device, memory_format=memory_format).train()
+        self.loss = create_loss(arguments.model, num_classes=NUM_CLASSES)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        shape = (arguments.batch, 3, arguments.size, arguments.size)
+        images = torch.rand(shape, generator=generator)
+        self.images = images.to(self.device, memory_format=memory_format)
+        self.targets = [self._target(arguments.size, generator) for _ in range(arguments.batch)]
+
+    def _target(self, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        corners = torch.rand(5, 2, generator=generator) * size * 0.6
+        sides = size * (0.1 + 0.3 * torch.rand(5, 2, generator=generator))
+        labels = torch.randint(NUM_CLASSES, (5,), generator=generator)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        return {"boxes": boxes.to(self.device), "labels": labels.to(self.device)}
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        with torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            outputs = self.model(self.images)
+        total = sum(
+            self.loss(outputs, self.targets, Progress(epoch=999, step=0, num_epochs=1000, steps_per_epoch=1)).values()
+        )
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ppyoloe_xs")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    steps = {mode: Step(arguments, mode) for mode in MODES}
+    times: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for number in range(arguments.rounds + 3):
+        for mode, step in steps.items():  # in turns: A B C D A B C D ...
+            seconds = step.seconds()
+            if number >= 3:
+                times[mode].append(seconds)
+    print(f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.device}, one thread")
+    plain = statistics.median(times["float32"])
+    for mode, values in times.items():
+        median = statistics.median(values)
+        print(f"{mode:<22} {arguments.batch / median:8.1f} images/s   {plain / median:.2f} x float32")
+
+
+if __name__ == "__main__":
+    main()
