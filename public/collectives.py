@@ -5,14 +5,28 @@ the same on one CPU and on many GPUs.  Call order must be the same on every rank
 """
 
 import os
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
+_is_alone = False
+
 
 def is_distributed() -> bool:
     """True when a process group of more than one process is up."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _is_alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone():
+    """Within it, this process computes as if there were no others: what only one of them does must not wait for them."""
+    global _is_alone
+    _is_alone = True
+    try:
+        yield
+    finally:
+        _is_alone = False
 
 
 def world_size() -> int:

@@ -5,13 +5,14 @@ arguments.  All sizes (lines, text, gaps) follow from the size of the picture, s
 6,000 look alike.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from public.files import write_whole
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_TEXT_HEIGHT = 7  # height of a capital in pixels, below which letters run together
@@ -364,18 +365,7 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     if not cv2.haveImageWriter(path.name):
         raise ValueError(f"{path}: OpenCV knows no image format for the ending {path.suffix!r}; use .png or .jpg.")
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(encoded.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        if temporary.exists():  # only after an error
-            temporary.unlink()
+    write_whole(path, lambda file: file.write(encoded.tobytes()))
 
 
 # Checks

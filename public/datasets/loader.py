@@ -8,6 +8,7 @@ B images of a batch, N objects of an image.
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -246,6 +247,8 @@ def make_loader(
         generator=torch.Generator(),  # the loader numbers its workers from it; none of our streams does
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
+        # forked workers know the classes of an experiment's own folder, which others could not import
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
 
 

@@ -18,7 +18,6 @@ What that means in detail:
 import contextlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from public.evaluation import ImageDetections, check_detections
+from public.files import write_whole
 
 # name: (is it a precision?, IoU threshold or None for the mean over all ten, area range, limit on detections or None
 # for `max_detections`).  The order is that of pycocotools.
@@ -92,19 +92,8 @@ def write_coco_json(path: str | Path, annotations, detections: Sequence[ImageDet
     """
     check_detections(annotations, detections)
     detections = sorted(detections, key=lambda image: image.index)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(_result_rows(annotations, detections), allow_nan=False))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        if temporary.exists():  # only after an error
-            temporary.unlink()
+    text = json.dumps(_result_rows(annotations, detections), allow_nan=False)
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def format_coco(metrics: dict) -> str:

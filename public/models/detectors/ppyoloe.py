@@ -103,6 +103,7 @@ class PPYOLOEModel(nn.Module):
         self.head = head
         self.strides = tuple(strides)
         self.num_classes = num_classes
+        self.class_layers = ("head.pred_cls.",)  # what another number of classes changes, by the beginning of its names
         initialise_convs(self)
         self.head.initialise()
 

@@ -1,0 +1,292 @@
+"""Draws a small detection data set of shapes, in Pascal VOC layout, from a seed: `python -m public.datasets.shapes`.
+
+Six classes lie on backgrounds of gradients, smooth texture and clutter: circle and ring, square and cross, triangle and
+star, any colour, turned by any angle.  A picture holds 1 to 8 of them; the larger side of a shape is 8 to 60 % of the
+picture, evenly on a logarithmic scale.  Later shapes cover at most 40 % of an earlier one.  Light falls off by up to
+40 % across the picture, and there is noise.  The clutter (lines, long bars, flat ellipses) belongs to no class.
+
+A box is the tight one around the pixels of the shape that can be seen.  Shapes are drawn at four times the resolution;
+a pixel belongs to a shape that covers at least half of it.  Picture i of a split depends on (seed, split, i) and the
+size only, so a larger set begins with the smaller one.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from public.random_streams import stream
+
+SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
+
+MAX_SHAPES = 8
+SMALLEST_SIDE, LARGEST_SIDE = 0.08, 0.60  # of the picture
+LARGEST_COVER = 0.40  # part of a shape that later ones may cover
+LIGHT_FALL = 0.40
+FINE = 4  # drawing resolution over picture resolution
+PLACING_ATTEMPTS = 20
+LEAST_CONTRAST = 48.0  # Euclidean distance of a shape's colour from what it is drawn on, in grey levels
+DESCRIPTION_FILE = "shapes.json"
+VERSION = 1  # of the drawing; another one draws other pictures from the same seed
+
+
+class Picture(NamedTuple):
+    """A drawn picture and its N objects."""
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    owners: np.ndarray  # (H, W) int64: number of the object that is seen at a pixel, -1 for background
+    labels: list[int]  # N numbers into SHAPE_CLASSES
+    boxes: list[tuple[int, int, int, int]]  # N, first and last column and row: x1 y1 x2 y2, pixels from 0, inclusive
+    areas: list[int]  # N, pixels of each object before later ones covered some
+
+
+def draw_shapes(out: str | os.PathLike, *, num_train: int, num_val: int, size: int, seed: int) -> bool:
+    """Writes the data set into the folder `out`; returns False if it was there already.
+
+    The sources for `Voc` are "<out>/train" and "<out>/val".  The set is drawn beside `out` and renamed when complete, so
+    an interrupted call leaves no half set.
+
+    Raises:
+        ValueError: `out` holds something else, or a set with other parameters.
+    """
+    out = os.path.abspath(os.fspath(out))
+    parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed, "version": VERSION}
+    if _is_complete(out, parameters):
+        return False
+    partial = f"{out}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            os.makedirs(os.path.join(partial, folder))
+        for split, num_pictures in (("train", num_train), ("val", num_val)):
+            _write_split(partial, split, num_pictures, size, seed)
+        _write_text(os.path.join(partial, DESCRIPTION_FILE), json.dumps(parameters, indent=1) + "\n")
+        try:
+            os.rename(partial, out)
+        except OSError:
+            if _is_complete(out, parameters):  # another process was faster
+                return False
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def _is_complete(out, parameters):
+    """True if `out` holds this very set, False if it is free.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not os.path.isdir(out) or not os.listdir(out):
+        return False
+    try:
+        with open(os.path.join(out, DESCRIPTION_FILE), encoding="utf-8") as file:
+            found = json.load(file)
+    except (FileNotFoundError, ValueError):
+        raise ValueError(f"{out} is not empty and holds no {DESCRIPTION_FILE}: draw into another folder") from None
+    if found != parameters:
+        raise ValueError(f"{out} holds shapes drawn with {found}, not with {parameters}: remove it or draw elsewhere")
+    return True
+
+
+def _write_split(folder, split, num_pictures, size, seed):
+    names = [f"{split}_{number:06d}" for number in range(num_pictures)]
+    for number, name in enumerate(names):
+        picture = draw_picture(stream(seed, "shapes", split, number), size)
+        encoded = cv2.imencode(".jpg", picture.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        with open(os.path.join(folder, "JPEGImages", f"{name}.jpg"), "wb") as file:
+            file.write(encoded.tobytes())
+        _write_text(os.path.join(folder, "Annotations", f"{name}.xml"), _xml(name, picture, size))
+    _write_text(os.path.join(folder, "ImageSets", "Main", f"{split}.txt"), "".join(f"{name}\n" for name in names))
+
+
+def _write_text(path, text):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def _xml(name, picture, size):
+    lines = ["<annotation>", f"  <filename>{name}.jpg</filename>"]
+    lines.append(f"  <size><width>{size}</width><height>{size}</height><depth>3</depth></size>")
+    for label, box in zip(picture.labels, picture.boxes):
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), box)
+        corners = "".join(f"<{key}>{value + 1}</{key}>" for key, value in corners)  # VOC counts pixels from 1
+        lines.append(f"  <object><name>{SHAPE_CLASSES[label]}</name><difficult>0</difficult>")
+        lines.append(f"    <bndbox>{corners}</bndbox></object>")
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+# ---------------------------------------------------------------------------------------------------- a picture
+
+
+def draw_picture(rng: np.random.Generator, size: int) -> Picture:
+    """A square picture of `size` pixels with its objects, drawn from `rng`."""
+    canvas = _background(rng, size)  # (H, W, 3) float32, grey levels
+    owners = np.full((size, size), -1, dtype=np.int64)
+    labels, areas = [], []
+    for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
+        for _ in range(PLACING_ATTEMPTS):
+            label = int(rng.integers(len(SHAPE_CLASSES)))
+            cover = _random_cover(rng, SHAPE_CLASSES[label], size)
+            mask = cover >= 0.5
+            if _leaves_enough(owners, mask, areas):
+                break
+        else:
+            continue  # the picture is full
+        _paint(rng, canvas, cover)
+        owners[mask] = len(labels)
+        labels.append(label)
+        areas.append(int(mask.sum()))
+    boxes = [_tight_box(owners == number) for number in range(len(labels))]
+    return Picture(_finish(rng, canvas), owners, labels, boxes, areas)
+
+
+def _leaves_enough(owners, mask, areas):
+    """Whether a new shape at `mask` leaves enough to be seen of each earlier one, of `areas` pixels."""
+    seen = np.bincount(owners[~mask & (owners >= 0)], minlength=len(areas))
+    return bool(mask.any()) and all(visible >= (1 - LARGEST_COVER) * area for visible, area in zip(seen, areas))
+
+
+def _tight_box(mask):
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _random_cover(rng, name, size):
+    """(H, W) float32: how much of each pixel a shape of random place, size and angle covers; none of it is outside."""
+    side = size * SMALLEST_SIDE * (LARGEST_SIDE / SMALLEST_SIDE) ** rng.random()
+    outlines = _outlines(name, rng)
+    low, high = outlines[0].min(axis=0), outlines[0].max(axis=0)
+    scale = side / (high - low).max()
+    room = size - scale * (high - low)
+    origin = rng.random(2) * room - scale * low
+    return _cover([outline * scale + origin for outline in outlines], size)
+
+
+def _cover(outlines, size):
+    """(H, W) float32 in [0, 1]: how much of each pixel lies within outlines (P, 2) in pixels; an inner one is a hole."""
+    fine = np.zeros((size * FINE, size * FINE), dtype=np.uint8)
+    points = [np.round(outline * FINE * 16 - 8).astype(np.int32) for outline in outlines]  # in sixteenths, of centres
+    cv2.fillPoly(fine, points, 255, shift=4)
+    return cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _outlines(name, rng):
+    """The outline of a shape, (P, 2) points around the origin, and of its hole if it has one."""
+    turn = rng.random() * 2 * math.pi
+    if name == "circle":
+        return [_polygon(np.ones(64), turn)]
+    if name == "ring":
+        return [_polygon(np.ones(64), turn), _polygon(np.full(64, 0.45 + 0.2 * rng.random()), turn)]
+    if name == "square":
+        return [_polygon(np.ones(4), turn)]
+    if name == "triangle":
+        return [_polygon(np.ones(3), turn)]
+    if name == "star":
+        return [_polygon(np.tile([1.0, 0.42 + 0.12 * rng.random()], 5), turn)]
+    arm = 0.26 + 0.12 * rng.random()  # cross: half the width of an arm of length 1
+    quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
+    corners = [quarter @ _rotation(turn + i * math.pi / 2) for i in range(4)]
+    return [np.concatenate(corners)]
+
+
+def _polygon(radii, turn):
+    """(P, 2) points at even angles and the given distances from the origin."""
+    angles = turn + 2 * math.pi * np.arange(len(radii)) / len(radii)
+    return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _rotation(angle):
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+# ------------------------------------------------------------------------------------------ colour, light, clutter
+
+
+def _background(rng, size):
+    """(H, W, 3) float32: a gradient between two colours, smooth texture, and clutter."""
+    x, y = _grid(size)
+    angle = rng.random() * 2 * math.pi
+    position = (x * math.cos(angle) + y * math.sin(angle))[:, :, None] / math.sqrt(2)  # -1..1
+    first, second = rng.uniform(30, 225, 3), rng.uniform(30, 225, 3)
+    canvas = (first * (1 - position) + second * (1 + position)) / 2
+    cells = int(rng.integers(3, 17))
+    texture = rng.normal(0, rng.uniform(4, 26), (cells, cells, 3)).astype(np.float32)
+    canvas = (canvas + cv2.resize(texture, (size, size), interpolation=cv2.INTER_CUBIC)).astype(np.float32)
+    for _ in range(int(rng.integers(0, 9))):
+        _paint_clutter(rng, canvas)
+    return canvas
+
+
+def _grid(size):
+    """x and y of every pixel, (H, W) each, from -1 to 1."""
+    axis = np.linspace(-1, 1, size)
+    return np.meshgrid(axis, axis)
+
+
+def _paint_clutter(rng, canvas):
+    """Something of no class: a line, a long bar, or a flat ellipse, which may reach over the edge."""
+    size = len(canvas)
+    kind = int(rng.integers(3))
+    length = size * rng.uniform(0.1, 0.7)
+    width = max(1.0, size * 0.01) if kind == 0 else length * rng.uniform(0.15, 0.4)
+    centre = rng.random(2) * size
+    angle = rng.random() * 2 * math.pi
+    if kind == 2:
+        outline = _polygon(np.ones(32), 0.0) * [length / 2, width / 2]
+    else:
+        outline = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length / 2, width / 2]
+    _paint(rng, canvas, _cover([outline @ _rotation(angle) + centre], size))
+
+
+def _paint(rng, canvas, cover):
+    """Lays a colour that differs from what lies below over `canvas`, in place; half of the time it has stripes."""
+    inside = cover >= 0.5
+    below = canvas[inside].mean(axis=0) if inside.any() else canvas.mean(axis=(0, 1))
+    for _ in range(PLACING_ATTEMPTS):
+        color = rng.uniform(10, 245, 3)
+        if np.linalg.norm(color - below) >= LEAST_CONTRAST:
+            break
+    layer = np.broadcast_to(color, canvas.shape)
+    if rng.random() < 0.5:
+        x, y = _grid(len(canvas))
+        angle, waves = rng.random() * 2 * math.pi, rng.uniform(4, 24)
+        stripes = np.sin(waves * math.pi * (x * math.cos(angle) + y * math.sin(angle)))
+        layer = layer + (stripes * rng.uniform(5, 30))[:, :, None]
+    canvas += cover[:, :, None] * (layer - canvas).astype(np.float32)
+
+
+def _finish(rng, canvas):
+    """uint8 picture: light that falls off in one direction, then noise."""
+    size = len(canvas)
+    x, y = _grid(size)
+    angle = rng.random() * 2 * math.pi
+    position = (1 + (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)) / 2  # 0..1
+    light = 1 - rng.uniform(0, LIGHT_FALL) * position
+    noise = rng.normal(0, rng.uniform(2, 14), canvas.shape)
+    return np.clip(np.rint(canvas * light[:, :, None] + noise), 0, 255).astype(np.uint8)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Draws the shapes data set in Pascal VOC layout.")
+    parser.add_argument("--out", default="data/shapes", help="folder to draw into (%(default)s)")
+    parser.add_argument("--train", type=int, default=2000, help="number of training pictures (%(default)s)")
+    parser.add_argument("--val", type=int, default=400, help="number of validation pictures (%(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    options = parser.parse_args()
+    is_new = draw_shapes(
+        options.out, num_train=options.train, num_val=options.val, size=options.size, seed=options.seed
+    )
+    print(f"{options.out}: {'drawn' if is_new else 'was there already'}, {options.train} + {options.val} pictures")
+
+
+if __name__ == "__main__":
+    main()

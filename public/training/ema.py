@@ -1,0 +1,63 @@
+"""Exponential moving average of the weights (Polyak averaging), with the warm-up of PaddleDetection.
+
+The decay of update t (from 0) is min(decay, (1 + t) / (10 + t)).  Paddle starts the average at zero and divides it, when
+it is used, by 1 - d**t with the last decay d, which is not quite the sum of the weights given so far: up to 1.5 % too much
+after two updates, 0.01 % too much in the long run.  Here the divisor is exact, 1 - product of all decays (a stated
+deviation), and is folded into the update, so the average can be read at any moment.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMA:
+    """The settings of the average."""
+
+    decay: float
+
+    def build(self, model: nn.Module) -> "ModelEMA":
+        return ModelEMA(model=model, decay=self.decay)
+
+
+class ModelEMA:
+    """A copy of `model` in eval mode whose weights and BatchNorm statistics are averages over the updates, in float32."""
+
+    def __init__(self, *, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.num_updates = 0
+        self.decay_product = 1.0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes the present weights of `model` into the average."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        self.decay_product *= decay
+        share = (1 - decay) / (1 - self.decay_product)  # 1 at the first update
+        old, new = self._tensors(self.model), self._tensors(model)
+        averaged = [i for i, tensor in enumerate(old) if tensor.is_floating_point()]
+        torch._foreach_lerp_([old[i] for i in averaged], [new[i] for i in averaged], share)
+        for i in set(range(len(old))) - set(averaged):  # counters
+            old[i].copy_(new[i])
+
+    @staticmethod
+    def _tensors(model: nn.Module) -> list[torch.Tensor]:
+        return [*model.parameters(), *model.buffers()]
+
+    def state_dict(self) -> dict[str, object]:
+        return {
+            "model": self.model.state_dict(),
+            "num_updates": self.num_updates,
+            "decay_product": self.decay_product,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises KeyError, naming the part, where one is missing."""
+        self.model.load_state_dict(state["model"])
+        self.num_updates = state["num_updates"]
+        self.decay_product = state["decay_product"]

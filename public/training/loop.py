@@ -1,0 +1,228 @@
+"""The training loop of every experiment: one CPU, one GPU or several processes, detection or classification.
+
+It knows no task.  What it is handed (`public.training.detection`, ...) offers:
+
+    num_train_images                     images of the training set
+    card()                               entries of a checkpoint that say what the weights are
+    loss(outputs, targets, progress)     dict of weighted scalar terms
+    train_batches(first_step, num_steps) an iterable of this process's batches
+    micro_batches(batch, count)          the batch in `count` parts; a part has images, targets, image_ids and to(device)
+    first_images(batch, count)           its first `count` images
+    inputs(batch)                        normalised images on the device
+    evaluate(model)                      dict of metrics, the same on every rank
+    summary(metrics)                     the metrics that matter, in a line
+    on_epoch(model, epoch)               the family's own switch at the start of an epoch
+    draw_batch(batch, step, folder)      a picture of the batch as the network saw it
+    draw_predictions(folder)             pictures of the last evaluation
+"""
+
+import time
+
+import torch
+
+from public import collectives, random_streams
+from public.config import TrainingConfig
+from public.losses.progress import Progress
+from public.training import guards
+from public.training.checkpoint import digest, save_atomic
+from public.training.compute import autocast, batchnorm_layers
+from public.training.plots import draw_curves
+from public.training.reduce import GradientReducer
+from public.training.reporter import Reporter
+from public.training.run_folder import RunFolder
+from public.training.state import TrainingState
+
+
+class Trainer:
+    """Runs `state` from its step to the end of the run."""
+
+    def __init__(
+        self,
+        *,
+        config: TrainingConfig,
+        task,
+        state: TrainingState,
+        device: torch.device,
+        run: RunFolder,
+        reporter: Reporter,
+        max_steps: int | None,
+    ) -> None:
+        self.config, self.task, self.state, self.device = config, task, state, device
+        self.run, self.reporter = run, reporter
+        self.is_main = collectives.rank() == 0
+        self.steps_per_epoch = task.num_train_images // config.batch_size
+        self.num_steps = min(config.epochs * self.steps_per_epoch, max_steps or config.epochs * self.steps_per_epoch)
+        self.reducer = GradientReducer(state.model)
+        self.network = torch.compile(state.model) if config.compile else state.model
+        self.frozen_batchnorm = batchnorm_layers(state.model, config.freeze_batchnorm)
+        self._epoch = None  # the epoch that on_epoch was told of
+        self._saved_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------- the run
+
+    def fit(self) -> dict:
+        """Trains, evaluates and saves until the last step or the early stop; returns the last metrics."""
+        state = self.state
+        self.reporter.start(step=state.step, num_steps=self.num_steps)
+        if state.phase == "evaluating":
+            self.evaluate()
+        if not self.is_over():
+            batches = self.task.train_batches(first_step=state.step, num_steps=self.num_steps)
+            for batch in batches:
+                self.step(batch)
+                if self.is_epoch_end() or state.step == self.num_steps:
+                    self.end_epoch()
+                else:
+                    self.save_by_time()
+                if self.is_over():
+                    break
+        return state.metrics
+
+    def step(self, batch) -> None:
+        """One optimizer step: batch, forward, loss, finite?, backward, reduce, clip, step, EMA, log."""
+        config, state = self.config, self.state
+        epoch = state.step // self.steps_per_epoch
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self.task.on_epoch(state.model, epoch)
+        if self.is_main and state.step < config.num_pictures:
+            self.task.draw_batch(batch, state.step, self.run.path / "pictures")
+        progress = Progress(epoch, state.step, config.epochs, self.steps_per_epoch)
+        random_streams.seed_torch(config.seed, "step", state.step, collectives.rank())
+        lr = self.set_lr()
+        state.model.train()
+        for layer in self.frozen_batchnorm:
+            layer.eval()
+        state.optimizer.zero_grad(set_to_none=True)
+        try:
+            losses = self.forward_backward(batch, progress)
+        except torch.OutOfMemoryError:
+            losses = None  # leave the except first: its traceback holds the tensors of the failed step
+        if losses is None:
+            raise guards.OutOfMemoryError(self.explain_memory(batch, progress))
+        self.reducer.reduce()
+        state.scaler.unscale_(state.optimizer)
+        norm = self.clip()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.ema:
+            state.ema.update(state.model)
+        state.step += 1
+        self.log(losses, lr, norm)
+
+    def forward_backward(self, batch, progress: Progress) -> dict[str, float]:
+        """Forward, loss and backward of each micro-batch; the loss terms, averaged over them and the processes."""
+        sums: dict[str, float] = {}
+        for part in self.task.micro_batches(batch, self.config.accumulate):
+            part = part.to(self.device)
+            with autocast(self.config, self.device):
+                outputs = self.network(self.task.inputs(part))
+            terms = self.task.loss(outputs, part.targets, progress)
+            means = guards.mean_over_ranks(terms)
+            guards.check_finite(means, terms, part, progress.step, self.run.path)
+            self.state.scaler.scale(sum(terms.values()) / self.config.accumulate).backward()
+            for name, value in means.items():
+                sums[name] = sums.get(name, 0.0) + value / self.config.accumulate
+        return sums
+
+    def set_lr(self) -> float:
+        """The learning rate of this step, in every parameter group."""
+        lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps_per_epoch)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def clip(self) -> float | None:
+        """Clips the gradient to `clip_norm`; its norm before that.  None where nothing is clipped."""
+        if self.config.clip_norm is None:
+            return None
+        return torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip_norm).item()
+
+    def explain_memory(self, batch, progress: Progress) -> str:
+        """Tries smaller batches, and says which fits.  The run ends after it."""
+        self.state.optimizer.zero_grad(set_to_none=True)
+        part = self.task.micro_batches(batch, self.config.accumulate)[0]
+
+        def attempt(num_images: int) -> None:
+            piece = self.task.first_images(part, num_images).to(self.device)
+            with autocast(self.config, self.device):
+                outputs = self.network(self.task.inputs(piece))
+            sum(self.task.loss(outputs, piece.targets, progress).values()).backward()
+            self.state.optimizer.zero_grad(set_to_none=True)
+
+        num_images = len(part.images)
+        with collectives.alone():  # the other processes may have had enough memory
+            fits = guards.batch_that_fits(attempt, num_images)
+        return guards.out_of_memory_message(num_images, fits, self.config.batch_size)
+
+    # ------------------------------------------------------------------------------------------------- in between
+
+    def is_epoch_end(self) -> bool:
+        return self.state.step % self.steps_per_epoch == 0
+
+    def is_over(self) -> bool:
+        patience = self.config.early_stop
+        stopped = patience is not None and self.state.evaluations_without_best >= patience
+        return stopped or self.state.step >= self.num_steps
+
+    def log(self, losses: dict[str, float], lr: float, norm: float | None) -> None:
+        step = self.state.step
+        self.reporter.advance(step)
+        if step % self.config.print_interval == 0 or step == self.num_steps:
+            self.reporter.train(
+                step=step, num_steps=self.num_steps, epoch=(step - 1) / self.steps_per_epoch, lr=lr, losses=losses,
+                norm=norm, images=self.config.batch_size,
+            )  # fmt: skip
+
+    def end_epoch(self) -> None:
+        """After the last step of an epoch: an evaluation where one is due, and a checkpoint."""
+        epochs_done = -(-self.state.step // self.steps_per_epoch)
+        if epochs_done % self.config.evaluation_interval == 0 or self.state.step == self.num_steps:
+            self.state.phase = "evaluating"
+            self.save()
+            self.evaluate()
+        else:
+            self.save()
+
+    def evaluate(self) -> None:
+        """Evaluates the weights of this step, keeps them where they are the best, and goes back to training."""
+        state, reporter = self.state, self.reporter
+        collectives.broadcast_from_rank_0(state.weights.buffers())  # without SyncBN each rank has its own statistics
+        metrics = self.task.evaluate(state.weights)
+        epochs_done = -(-state.step // self.steps_per_epoch)
+        value = metrics[self.config.best_metric]
+        is_best = state.best is None or (value is not None and value > state.best)
+        if is_best:
+            state.best, state.evaluations_without_best = value, 0
+        else:
+            state.evaluations_without_best += 1
+        state.metrics, state.phase = metrics, "training"
+        reporter.evaluation(step=state.step, epoch=epochs_done, metrics=metrics)
+        mark = "the best so far" if is_best else f"best {self.config.best_metric} {state.best}"
+        reporter.line(f"after epoch {epochs_done}: {self.task.summary(metrics)}  ({mark})")
+        if self.is_main:
+            if is_best:
+                self.save_best(metrics)
+            self.task.draw_predictions(self.run.path / "pictures")
+            draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png")
+        self.save()
+        reporter.skip_time()
+
+    # ------------------------------------------------------------------------------------------------- checkpoints
+
+    def save_by_time(self) -> None:
+        if self.is_main and time.monotonic() - self._saved_at > self.config.checkpoint_minutes * 60:
+            self.save()
+
+    def save(self) -> None:
+        """Writes latest.pth: all that is needed to go on from this step with the same bits."""
+        self._saved_at = time.monotonic()
+        if self.is_main:
+            checkpoint = self.task.card() | self.state.state_dict()
+            checkpoint["training"]["log_sizes"] = self.run.log_sizes()
+            save_atomic(checkpoint, self.run.path / "latest.pth")
+
+    def save_best(self, metrics: dict) -> None:
+        weights = self.state.weights.state_dict()
+        entries = {"model": weights, "metrics": metrics, "step": self.state.step, "digest": digest(weights)}
+        save_atomic(self.task.card() | entries, self.run.path / "best.pth")

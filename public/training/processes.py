@@ -1,0 +1,81 @@
+"""Where a run computes: its processes, its device, its threads and the modes that decide bits."""
+
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from public.collectives import local_rank, local_world_size
+from public.config import TrainingConfig
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # an evaluation on rank 0 may take so long while the others wait
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process: `auto` takes the GPU of this process's local rank where there is one.
+
+    Raises:
+        ValueError: the device is not there, naming what is.
+    """
+    num_gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if num_gpus else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        index = local_rank() if device.index is None else device.index
+        if index >= num_gpus:
+            raise ValueError(
+                f"device cuda:{index} was asked for, but this machine shows {num_gpus} GPUs; --device cpu works"
+            )
+        return torch.device("cuda", index)
+    return device
+
+
+@contextmanager
+def process_group(device: torch.device):
+    """Joins the processes that torchrun or torch.distributed.launch started; alone, does nothing."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def apply_modes(config: TrainingConfig, device: torch.device) -> None:
+    """Sets what the configuration says about threads, TF32, matmul precision and determinism.
+
+    Always, because plain python, torchrun with one process and torchrun with two start with different thread counts.
+    """
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = False
+    if config.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory; filling it costs 6 %
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def worker_count(config: TrainingConfig) -> tuple[int, str | None]:
+    """Loader workers of this process, and a line for the log where the machine is asked for more than it has.
+
+    Without a number in the configuration: the cores of this process's share that the compute threads leave.
+    """
+    cores = max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
+    share = max(cores // local_world_size(), 1)
+    if config.num_workers is None:
+        return max(min(share - config.threads, 8), 0), None
+    if config.threads + config.num_workers > share:
+        return config.num_workers, (
+            f"{config.threads} compute threads and {config.num_workers} workers on {share} cores of this process: "
+            "this can be a hundred times slower than threads + workers <= cores"
+        )
+    return config.num_workers, None

@@ -1,0 +1,175 @@
+"""A run's folder: what was run, on what, what came out, and the lock that keeps a second process out.
+
+runs/<time>/
+    config.json  overrides.json  experiment/   the resolved settings, what the command line changed, a copy of the folder
+    manifest.json                              command, code, packages, hardware, data, every start, digests, result
+    train.log  metrics.jsonl  tensorboard/     the log, one JSON object a line, events
+    latest.pth  best.pth                       the state to go on from; the weights with the best metric
+    curves.png  pictures/                      curves, training batches as the network saw them, predictions
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from public.config import TrainingConfig, differences, freeze
+from public.experiment import Experiment, experiment_files, load_experiment
+from public.files import write_whole
+
+LOG_FILES = ("train.log", "metrics.jsonl")
+
+
+class RunFolder:
+    """The folder of one run, opened for writing by one process (rank 0) at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = None
+
+    # ------------------------------------------------------------------------------------------ making and locking
+
+    @classmethod
+    def create(cls, experiment: Experiment, config: TrainingConfig, overrides: dict) -> "RunFolder":
+        """A new folder under the experiment's runs/, named by the time, with the settings and a copy of the code."""
+        experiment.runs.mkdir(exist_ok=True)
+        name = time.strftime("%Y%m%d-%H%M%S")
+        path = experiment.runs / name
+        for number in range(2, 1000):
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                path = experiment.runs / f"{name}-{number}"
+        run = cls(path)
+        run.lock()
+        source = experiment.run / "experiment" if experiment.run else experiment.folder
+        for file in experiment_files(source):
+            copy = path / "experiment" / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
+        (path / "pictures").mkdir()
+        run.write_json("overrides.json", {name: [freeze(v) for v in pair] for name, pair in overrides.items()})
+        run.write_json("config.json", freeze(config))
+        return run
+
+    def lock(self) -> bool:
+        """Takes the folder for this process; False where another process has it.  A process that dies lets go.
+
+        A forked loader worker gets a copy of the open file, which would keep the folder locked as long as it outlives a
+        killed run; so it closes its copy.
+        """
+        self._lock = open(self.path / "lock", "a")  # noqa: SIM115 - held as long as the run
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            return False
+        os.register_at_fork(after_in_child=self.close)
+        return True
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # ------------------------------------------------------------------------------------------ small files
+
+    def write_json(self, name: str, value: object) -> None:
+        """Writes `value` whole or not at all."""
+        write_whole(self.path / name, lambda file: file.write(f"{json.dumps(value, indent=2)}\n".encode()))
+
+    def read_json(self, name: str) -> dict:
+        return json.loads((self.path / name).read_text())
+
+    @property
+    def manifest(self) -> dict:
+        return self.read_json("manifest.json")
+
+    def update_manifest(self, **entries: object) -> None:
+        self.write_json("manifest.json", self.manifest | entries)
+
+    def append(self, name: str, line: str) -> None:
+        """Adds `line` to one of LOG_FILES, flushed at once."""
+        with open(self.path / name, "a") as file:
+            file.write(line + "\n")
+
+    def append_metrics(self, **entries: object) -> None:
+        self.append("metrics.jsonl", json.dumps(entries, allow_nan=False))
+
+    def log_sizes(self) -> dict[str, int]:
+        """The present sizes of the log files in bytes; a checkpoint keeps them."""
+        return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LOG_FILES}
+
+    def truncate_logs(self, sizes: dict[str, int]) -> None:
+        """Cuts the log files back to `sizes`, so that a resumed run writes no line twice."""
+        for name, present in self.log_sizes().items():
+            if sizes[name] < present:  # a log that was shortened by hand stays as it is
+                os.truncate(self.path / name, sizes[name])
+
+
+# ---------------------------------------------------------------------------------------------- which run to go on with
+
+
+def newest_weights(experiment: Experiment) -> Path | None:
+    """The best weights of the newest run of `experiment` that has any."""
+    if experiment.run is not None:
+        found = [experiment.run / "best.pth"]
+    else:
+        found = sorted(
+            experiment.runs.glob("*/best.pth"), key=lambda p: (p.stat().st_mtime, p.parent.name), reverse=True
+        )
+    return next((path for path in found if path.is_file()), None)
+
+
+def find_unfinished(
+    experiment: Experiment, config: TrainingConfig, identity: dict
+) -> tuple[RunFolder | None, list[str]]:
+    """The newest run that is unfinished, unlocked, and equal in settings, code and data; locked for this process.
+
+    Also returns a line for each unfinished run that was passed over, with the reason.
+    """
+    passed = []
+    for path in sorted(experiment.runs.glob("*/manifest.json"), key=lambda p: p.parent.name, reverse=True):
+        run = RunFolder(path.parent)
+        if run.manifest.get("finished") or not (run.path / "latest.pth").is_file():
+            continue
+        reasons = refusals(run, config, identity)
+        if not reasons and not run.lock():
+            reasons = ["another process is working on it"]
+        if not reasons:
+            return run, passed
+        passed.append(
+            f"not resuming {run.path.name}: {reasons[0]}" + (f" (+{len(reasons) - 1})" if reasons[1:] else "")
+        )
+    return None, passed
+
+
+def refusals(run: RunFolder, config: TrainingConfig, identity: dict) -> list[str]:
+    """Why a run must not be gone on with under these settings, this code and this data: names, old and new values."""
+    try:
+        recorded = load_experiment(run.path).config
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        return [f"its settings no longer fit the library: {error}"]
+    reasons = [f"{name} was {old!r}, now {new!r}" for name, old, new in differences(recorded, config)]
+    manifest = run.manifest
+    for name, new in identity.items():
+        if manifest["identity"].get(name) != new:
+            reasons.append(f"{name} was {manifest['identity'].get(name)}, now {new}")
+    return reasons
+
+
+def named_run(experiment: Experiment, name: str) -> RunFolder:
+    """The run that `--resume <name>` means: a path, or a folder's name under the experiment's runs/.
+
+    Raises:
+        FileNotFoundError: it is not there, naming where was looked.
+    """
+    for path in (experiment.runs / name, Path(name)):
+        if (path / "manifest.json").is_file():
+            return RunFolder(path.resolve())
+    raise FileNotFoundError(
+        f"--resume {name}: there is no run {experiment.runs / name} and no run {Path(name).resolve()}"
+    )

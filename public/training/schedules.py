@@ -1,0 +1,42 @@
+"""Learning-rate schedules as settings: pure functions of the step, so that a resumed run needs no schedule state."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine:
+    """Linear warm-up, then a half cosine over a horizon of its own.
+
+    Step i of the warm-up (from 0) has the factor start + (1 - start) * i / warm-up.  After it, the cosine runs from the
+    end of the warm-up to `horizon_epochs`; where that lies beyond the last epoch (PPYOLOE: 360 of 300 epochs), the run
+    ends at a learning rate above the lowest.  After PaddleDetection's CosineDecay with LinearWarmup.
+    """
+
+    warmup_epochs: float
+    warmup_start: float  # factor of the learning rate at step 0
+    horizon_epochs: float
+    min_factor: float  # lowest factor of the cosine
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        warmup, horizon = self.warmup_epochs * steps_per_epoch, self.horizon_epochs * steps_per_epoch
+        if step < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * step / warmup
+        progress = min((step - warmup) / max(horizon - warmup, 1), 1.0)
+        return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupMultiStep:
+    """Linear warm-up as in WarmupCosine, then the factor `gamma` for each milestone (in epochs) that is reached."""
+
+    warmup_epochs: float
+    warmup_start: float
+    milestones: tuple[float, ...]
+    gamma: float
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * step / warmup
+        return self.gamma ** sum(step >= milestone * steps_per_epoch for milestone in self.milestones)

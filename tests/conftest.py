@@ -1,0 +1,44 @@
+"""What every test shares: one compute thread, the folder of reference data, and a small experiment."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from public.config import DetectionConfig
+from public.experiment import load_experiment
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One torch thread in every test, whatever the tests before it set."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recipes, oracles and data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference data in {SHARED}, which is not here")
+    return SHARED
+
+
+@pytest.fixture
+def experiment_folder(tmp_path: Path) -> Path:
+    """A copy of tests/tiny_experiment, which has settings and a loss of its own."""
+    folder = tmp_path / "tiny_experiment"
+    shutil.copytree(TESTS / "tiny_experiment", folder, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    return folder
+
+
+@pytest.fixture
+def config(experiment_folder: Path) -> DetectionConfig:
+    """The settings of `experiment_folder`."""
+    return load_experiment(experiment_folder).config

@@ -1,0 +1,298 @@
+"""A whole experiment, as a user starts it: train, resume, extend, evaluate, detect; one process and several."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import cv2
+import pytest
+import torch
+
+import public
+from public.experiment import load_experiment
+from public.training.checkpoint import load_checkpoint
+from tests.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest, read_metrics
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The tiny experiment, trained once to its end."""
+    experiment = TinyExperiment.create(tmp_path_factory.mktemp("trained"))
+    experiment.log = experiment.train()
+    return experiment
+
+
+@pytest.fixture
+def fresh(trained, tmp_path):
+    """A copy of the tiny experiment without runs, beside the same data."""
+    folder = tmp_path / "tiny_experiment"
+    shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns("runs", "__pycache__"))
+    return TinyExperiment(folder, trained.data_root)
+
+
+def test_run_folder_holds_everything(trained):
+    (run,) = trained.runs
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and "tensorboard" not in p.parts}
+    expected = {
+        "config.json", "overrides.json", "manifest.json", "train.log", "metrics.jsonl", "latest.pth", "best.pth", "lock",
+        "curves.png", "experiment/config.py", "experiment/loss.py", "experiment/train.py", "experiment/test.sh",
+        "pictures/train_batch_0.jpg", "pictures/prediction_0.jpg",
+    }  # fmt: skip
+    assert expected <= names
+    assert list((run / "tensorboard").glob("events*"))
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 10))
+    assert [line["epoch"] for line in lines if line["kind"] == "eval"] == [1, 2, 3]
+    manifest = read_manifest(run)
+    assert manifest["finished"]["step"] == 9
+    assert manifest["starts"][0]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert trained.log.startswith("starting from scratch")
+
+
+def test_the_loss_of_the_experiment_itself_is_trained(trained, fresh):
+    """Half the factor is half the loss at the first step: the folder's own loss and settings are in use."""
+    config = fresh.folder / "config.py"
+    config.write_text(config.read_text().replace("loss_factor=0.5", "loss_factor=0.25"))
+    fresh.train("--max_steps", "1")
+    first, second = read_metrics(trained.runs[0])[0], read_metrics(fresh.runs[0])[0]
+    assert second["loss"] == pytest.approx(first["loss"] / 2, rel=1e-6)
+
+
+def test_same_bits_twice_and_from_another_folder(trained, fresh):
+    fresh.train(cwd=fresh.data_root)
+    assert fresh.digests() == trained.digests()
+    assert read_metrics(fresh.runs[0]) == read_metrics(trained.runs[0])
+
+
+def test_workers_prefetch_and_print_interval_change_no_bit(trained, fresh):
+    fresh.train("--num_workers", "2", "--prefetch_factor", "1", "--print_interval", "2")
+    assert fresh.digests() == trained.digests()
+
+
+def test_another_seed_gives_other_weights(trained, fresh):
+    fresh.train("--seed", "1")
+    assert fresh.digests()["weights"] != trained.digests()["weights"]
+
+
+KILL_AT_LINE = """
+import os, runpy, signal, sys
+from public.training.reporter import Reporter
+text, say = sys.argv[1], Reporter.line
+def line(self, words):
+    say(self, words)
+    if text in words:
+        os.kill(os.getpid(), signal.SIGKILL)
+Reporter.line = line
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def kill_after(experiment: TinyExperiment, text: str, *flags: str) -> None:
+    """Starts a run that is killed by SIGKILL at the moment its log says `text`."""
+    python, *rest = experiment.command(*flags)
+    done = subprocess.run(
+        [python, "-c", KILL_AT_LINE, text, *rest], env=ENVIRONMENT, cwd=experiment.folder, timeout=300
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["step 5/", "step 6/", "after epoch 2"])
+def test_killed_and_resumed_ends_in_the_same_bits(trained, fresh, moment):
+    """In mid-epoch (checkpoints by time: at every step), around an evaluation, and right after it."""
+    kill_after(fresh, moment, "--checkpoint_minutes", "0")
+    log = fresh.train("--checkpoint_minutes", "0")
+    assert log.startswith("resuming ")
+    assert len(fresh.runs) == 1
+    assert fresh.digests() == trained.digests()
+    assert read_metrics(fresh.runs[0]) == read_metrics(trained.runs[0])
+    assert len(read_manifest(fresh.runs[0])["starts"]) == 2
+
+
+def test_resume_goes_by_equal_settings(trained, fresh):
+    fresh.train("--max_steps", "4")
+    assert read_manifest(fresh.runs[0])["finished"]["step"] == 4
+    log = fresh.train("--max_steps", "4")
+    assert log.startswith("starting from scratch"), "a finished run is not gone on with"
+    kill_after(fresh, "step 4/", "--lr", "0.02")
+    log = fresh.train("--lr", "0.03", "--max_steps", "1")
+    assert "lr was 0.02, now 0.03" in log
+    assert log.startswith("starting from scratch")
+
+
+def test_named_resume_refuses_what_differs(trained, fresh):
+    kill_after(fresh, "step 4/")
+    (run,) = fresh.runs
+    before = (run / "latest.pth").read_bytes()
+    log = fresh.train("--resume", run.name, "--lr", "0.5", fails=True)
+    assert "lr was 0.01, now 0.5" in log
+    (fresh.folder / "loss.py").write_text((fresh.folder / "loss.py").read_text() + "\n# changed\n")
+    log = fresh.train("--resume", run.name, fails=True)
+    assert "experiment was" in log
+    assert (run / "latest.pth").read_bytes() == before
+    assert "Traceback" not in log
+
+
+def test_extended_run_is_a_new_run_and_equals_the_longer_one(trained, fresh):
+    """Epochs only decide where this schedule ends, so 2 epochs extended by 1 are the 3 epochs of the whole run."""
+    fresh.train("--epochs", "2")
+    log = fresh.train("--epochs", "2", "--resume", fresh.runs[0].name, "--extend_epochs", "1")
+    assert log.startswith("extending ")
+    first, second = fresh.runs
+    assert read_manifest(second)["extends"] == {"run": first.name, "step": 6}
+    assert load_experiment(second).config.epochs == 3
+    assert fresh.digests(second) == trained.digests()
+    assert fresh.digests(first) != trained.digests()
+
+
+def test_a_second_process_is_kept_out(fresh):
+    process = subprocess.Popen(
+        fresh.command("--epochs", "200"), env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL
+    )
+    try:
+        while not any(fresh.folder.glob("runs/*/latest.pth")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (run,) = fresh.runs
+        assert "another process is working on" in fresh.train("--epochs", "200", "--resume", run.name, fails=True)
+        log = fresh.train("--epochs", "200", "--max_steps", "1")
+        assert log.startswith("starting from scratch")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("-m", "torch.distributed.run", "--nproc_per_node=2"),
+        ("-m", "torch.distributed.launch", "--nproc_per_node=2"),
+        ("-m", "torch.distributed.launch", "--use-env", "--nproc_per_node=2"),
+    ],
+    ids=["torchrun", "launch", "launch-use-env"],
+)
+def test_two_processes_by_each_launcher(trained, fresh, launcher):
+    """The first loss is that of one process to rounding (same batch, same weights, whole-batch BatchNorm)."""
+    launcher = (*launcher, f"--master-port={29500 + os.getpid() % 400}")
+    log = fresh.train(launcher=launcher)
+    one, two = read_metrics(trained.runs[0]), read_metrics(fresh.runs[0])
+    assert two[0]["losses"] == pytest.approx(one[0]["losses"], rel=1e-5)
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    assert log.count("starting from scratch") == 1, "rank 0 alone prints"
+    assert read_manifest(fresh.runs[0])["starts"][0]["processes"] == 2
+
+
+def test_two_processes_resume_to_the_same_bits(fresh):
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master-port={29500 + os.getpid() % 400}")
+    fresh.train("--resume", "none", launcher=launcher)
+    whole = fresh.digests()
+    fresh.train("--epochs", "2", launcher=launcher)
+    fresh.train("--epochs", "2", "--resume", fresh.runs[-1].name, "--extend_epochs", "1", launcher=launcher)
+    assert fresh.digests() == whole
+
+
+def test_test_sh_prints_the_digits_of_training(trained, tmp_path):
+    environment = ENVIRONMENT | {"PYTHON": trained.command()[0]}
+    script = [str(trained.folder / "test.sh"), "--data_root", str(trained.data_root), "--device", "cpu"]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    (run,) = trained.runs
+    best = load_checkpoint(run / "best.pth")
+    for name in ("voc_AP50", "voc07_AP50"):
+        assert f"{name}: {best['metrics'][name]:.6f}" in done.stdout
+    assert f"= {best['metrics']['AP']:.3f}" in done.stdout
+    assert best["digest"][:16] in done.stdout
+    found = json.loads((run / "best_val_detections.json").read_text())
+    assert {d["image_id"] for d in found} <= {f"val_{i:04d}" for i in range(5)}
+
+
+def test_detection_of_one_image(trained, tmp_path):
+    """By the script from anywhere, and by public.load: the same boxes; the classes' names come with the weights."""
+    (run,) = trained.runs
+    image = trained.data_root / "tiny" / "JPEGImages" / "val_0000.png"
+    script = REPOSITORY / "public" / "test_scripts" / "detect_single_image.sh"
+    environment = ENVIRONMENT | {"PYTHON": trained.command()[0]}
+    command = [str(script), str(trained.folder), str(image), "--score_threshold", "0.001", "--output", "found.jpg"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert cv2.imread(str(tmp_path / "found.jpg")) is not None
+    found = public.load(run / "best.pth", device="cpu")(str(image), 0.001)
+    assert f"{len(found['names'])} objects" in done.stdout
+    assert found["boxes"].shape == (len(found["names"]), 4)
+    assert set(found["names"]) <= {"bird", "cat", "dog"}
+    nothing = public.load(run / "best.pth", device="cpu")(str(image), 1.0)
+    assert nothing["boxes"].shape == (0, 4)
+
+
+def test_weights_moved_out_of_their_run_need_their_experiment(trained, tmp_path):
+    """The settings are the experiment's own class, which no checkpoint can carry."""
+    moved = tmp_path / "moved.pth"
+    shutil.copy(trained.runs[0] / "best.pth", moved)
+    with pytest.raises(ValueError, match="HalfPPYOLOE"):
+        public.load(moved)
+    settings = load_experiment(trained.folder).config.detector
+    detector = public.detector.load(moved, "cpu", settings)
+    assert detector.class_names == ("bird", "cat", "dog")
+
+
+@pytest.mark.parametrize("flags", [("--precision", "bf16"), ("--precision", "fp16"), ("--channels_last", "true"),
+                                   ("--accumulate", "2"), ("--clip_norm", "0.1"), ("--early_stop", "1")])  # fmt: skip
+def test_modes_train(fresh, flags):
+    """Two steps and an evaluation in each mode; accumulation and clipping change the weights, so they are applied."""
+    fresh.train(*flags, "--max_steps", "2")
+    losses = [line["loss"] for line in read_metrics(fresh.runs[0]) if line["kind"] == "train"]
+    assert len(losses) == 2
+    assert all(loss == loss for loss in losses)
+
+
+def test_clipping_bounds_the_gradient_and_changes_the_weights(trained, fresh):
+    fresh.train("--clip_norm", "0.1", "--max_steps", "3")
+    norms = [line["gradient_norm"] for line in read_metrics(fresh.runs[0]) if line["kind"] == "train"]
+    assert all(norm > 0.1 for norm in norms)
+    ours = load_checkpoint(fresh.runs[0] / "latest.pth")["training"]["raw_model"]
+    fresh.train("--max_steps", "3")
+    free = load_checkpoint(fresh.runs[-1] / "latest.pth")["training"]["raw_model"]
+    assert any(not torch.equal(ours[name], free[name]) for name in ours)
+
+
+def test_data_errors_stop_before_the_first_step(trained, fresh):
+    config = fresh.folder / "config.py"
+    config.write_text(config.read_text().replace("num_classes=3", "num_classes=4"))
+    log = fresh.train(fails=True)
+    assert "has 3 classes (bird, cat, dog)" in log
+    assert "num_classes = 4" in log
+    assert not fresh.runs
+    config.write_text(
+        config.read_text().replace("num_classes=4", "num_classes=3").replace("batch_size=4", "batch_size=15")
+    )
+    assert "14 images, fewer than one batch of 15" in fresh.train(fails=True)
+
+
+def test_batch_not_divisible_by_the_processes(fresh):
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master-port={29500 + os.getpid() % 400}")
+    log = fresh.train("--batch_size", "5", launcher=launcher, fails=True)
+    assert "batch_size 5 cannot be split evenly over 2 processes" in log
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(fresh):
+    loss = fresh.folder / "loss.py"
+    broken = "(float('nan') if (progress.step, name) == (4, 'loss_iou') else self.factor) * term"
+    loss.write_text(loss.read_text().replace("self.factor * term", broken))
+    log = fresh.train(fails=True)
+    assert "the loss is not finite at step 4" in log
+    assert "loss_iou" in log
+    (saved,) = fresh.runs[0].glob("not_finite_*.pth")
+    batch = torch.load(saved, weights_only=True)
+    assert batch["images"].shape[0] == 4
+    assert all(f"'{name}'" in log for name in batch["image_ids"])
+    assert load_checkpoint(fresh.runs[0] / "latest.pth")["training"]["step"] == 3, "the checkpoint before is kept"
+
+
+def test_a_corrupt_image_is_named(fresh, tmp_path):
+    data_root = tmp_path / "data"
+    shutil.copytree(fresh.data_root, data_root)
+    broken = data_root / "tiny" / "JPEGImages" / "train_0003.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    fresh.data_root = data_root
+    assert str(broken) in fresh.train("--num_workers", "1", fails=True)
