@@ -9,7 +9,8 @@ from typing import IO
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, flushes it to the disk and renames it to `path`.
 
-    Killed at any moment, `path` holds the old content or the new, never a part. What such a kill leaves beside it is overwritten the next time.
+    Killed at any moment, `path` holds the old content or the new, never a part.  What such a kill leaves beside it is
+    overwritten the next time.
 
     Raises:
         OSError: naming `path` and the reason, for instance a full disk; the old content is kept.

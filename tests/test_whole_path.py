@@ -12,9 +12,13 @@ import pytest
 import torch
 
 import public
+from public import random_streams
 from public.experiment import load_experiment
 from public.training.checkpoint import load_checkpoint
+from public.training.detection import DetectionTask
 from tests.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest, read_metrics
+from tests.processes import run_processes
+from tests.tiny_data import TINY_CLASSES, write_coco
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +240,131 @@ def test_weights_moved_out_of_their_run_need_their_experiment(trained, tmp_path)
     assert detector.class_names == ("bird", "cat", "dog")
 
 
-@pytest.mark.parametrize("flags", [("--precision", "bf16"), ("--precision", "fp16"), ("--channels_last", "true"),
-                                   ("--accumulate", "2"), ("--clip_norm", "0.1"), ("--early_stop", "1")])  # fmt: skip
-def test_modes_train(fresh, flags):
-    """Two steps and an evaluation in each mode; accumulation and clipping change the weights, so they are applied."""
-    fresh.train(*flags, "--max_steps", "2")
-    losses = [line["loss"] for line in read_metrics(fresh.runs[0]) if line["kind"] == "train"]
-    assert len(losses) == 2
-    assert all(loss == loss for loss in losses)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_trains(trained, fresh, precision):
+    """Near the float32 run at the first step, and not equal to it: the mode is in use."""
+    fresh.train("--precision", precision, "--channels_last", "true", "--max_steps", "2")
+    ours, plain = read_metrics(fresh.runs[0]), read_metrics(trained.runs[0])
+    assert ours[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)
+    assert ours[0]["loss"] != plain[0]["loss"]
+
+
+def test_accumulation_takes_every_micro_batch(fresh):
+    """With BatchNorm on its running statistics a micro-batch of one image has the loss of that image alone."""
+    config = fresh.folder / "config.py"
+    config.write_text(
+        config.read_text().replace("freeze_batchnorm=()", 'freeze_batchnorm=("backbone", "neck", "head")')
+    )
+    losses = []
+    for flags in ((), ("--accumulate", "4"), ("--batch_size", "1")):
+        fresh.train(*flags, "--max_steps", "1", "--resume", "none")
+        losses.append(read_metrics(fresh.runs[-1])[0]["losses"])
+    whole, parts, first = losses
+    assert parts != whole, "each part is normalised by its own objects"
+    assert parts != first, "all four parts count, not one"
+
+
+def test_early_stop(fresh):
+    """The tiny network finds nothing yet: an evaluation brings no new best, and one is all it may wait."""
+    fresh.train("--epochs", "9", "--early_stop", "1")
+    finished = read_manifest(fresh.runs[0])["finished"]
+    evaluations = [line["metrics"]["AP"] for line in read_metrics(fresh.runs[0]) if line["kind"] == "eval"]
+    assert finished["step"] == 3 * len(evaluations) < 27
+    assert evaluations[-1] <= max(evaluations[:-1])
+
+
+def test_freezing_weights_and_batchnorm_statistics_apart(fresh):
+    """Frozen weights stay, their statistics move; frozen statistics stay, their weights move; the rest moves."""
+    config = fresh.folder / "config.py"
+    text = config.read_text().replace("freeze=()", 'freeze=("backbone.stem",)')
+    config.write_text(text.replace("freeze_batchnorm=()", 'freeze_batchnorm=("neck",)'))
+    fresh.train("--max_steps", "4")
+    after = load_checkpoint(fresh.runs[0] / "latest.pth")["training"]["raw_model"]
+    settings = load_experiment(fresh.runs[0]).config
+    random_streams.seed_torch(settings.seed, "model")
+    before = settings.detector.build_model().state_dict()
+
+    def moved(beginning: str, kind: str) -> set[bool]:
+        names = [n for n in before if n.startswith(beginning) and n.endswith(kind)]
+        return {not torch.equal(before[name], after[name]) for name in names}
+
+    assert moved("backbone.stem", "conv.weight") == moved("backbone.stem", "bn.weight") == {False}
+    assert moved("backbone.stem", "running_mean") == {True}
+    assert moved("neck", "running_mean") == moved("neck", "running_var") == {False}
+    assert moved("neck", "conv.weight") == moved("neck", "bn.weight") == {True}
+    assert moved("head", "running_mean") == moved("backbone.stages", "conv.weight") == {True}
+
+
+def test_out_of_memory_says_what_fits(fresh):
+    """Above three images the loss raises what torch raises without memory; the message names three, found by trying."""
+    loss = fresh.folder / "loss.py"
+    limit = "        if len(targets) > 3:\n            raise torch.OutOfMemoryError\n        return {"
+    loss.write_text("import torch\n" + loss.read_text().replace("        return {", limit))
+    log = fresh.train("--batch_size", "8", fails=True)
+    assert "out of GPU memory with 8 images at once on each process; 3 fit" in log
+    assert "--batch_size 3" in log
+    assert "--accumulate 4" in log
+
+
+def test_coco_data(fresh, tmp_path):
+    """The same experiment on a COCO json with sparse ids, crowd and an empty image; results carry the data's own ids."""
+    for split, seed in (("train", 1), ("val", 2)):
+        write_coco(tmp_path / "coco", annotations=f"{split}.json", images=split, num_images=9, seed=seed)
+    config = fresh.folder / "config.py"
+    text = config.read_text().replace("from public.datasets.voc import Voc", "from public.datasets.coco import Coco")
+    for split in ("train", "val"):
+        old = f'Voc(sources=("tiny/{split}",), classes=None, use_difficult=True)'
+        assert old in text
+        new = f'Coco(annotations="{split}.json", images="{split}", classes=None, keep_empty_images=True)'
+        text = text.replace(old, new)
+    config.write_text(text)
+    fresh.data_root = tmp_path / "coco"
+    fresh.train("--epochs", "1")
+    best = load_checkpoint(fresh.runs[0] / "best.pth")
+    assert best["class_names"] == list(TINY_CLASSES)
+    environment = ENVIRONMENT | {"PYTHON": fresh.command()[0]}
+    script = [str(fresh.folder / "test.sh"), "--data_root", str(fresh.data_root), "--device", "cpu"]
+    subprocess.run(script, env=environment, capture_output=True, check=True)
+    found = json.loads((fresh.runs[0] / "best_val_detections.json").read_text())
+    assert {d["category_id"] for d in found} <= {3, 17, 90}
+    assert {d["image_id"] for d in found} <= {10 + 7 * i for i in range(9)}
+
+
+def evaluate_on_this_rank(run, data_root):
+    config = load_experiment(run).config
+    task = DetectionTask(config=config, data_root=data_root, device=torch.device("cpu"), limit_images=None)
+    model = config.detector.build_model()
+    model.load_state_dict(load_checkpoint(run / "best.pth")["model"])
+    metrics = task.evaluate(model)
+    return {name: value for name, value in metrics.items() if not name.endswith("_ms")}, len(task.detections)
+
+
+def test_evaluation_over_processes_gives_the_same_digits(trained):
+    """Batches of 3 of 5 images on 1, 2 and 3 processes, one of which has nothing to do; each image counts once."""
+    (run,) = trained.runs
+    alone, count = evaluate_on_this_rank(run, trained.data_root)
+    assert count == 5
+    for world_size in (2, 3):
+        results = run_processes(evaluate_on_this_rank, world_size, run, trained.data_root)
+        assert [metrics for metrics, _ in results] == [alone] * world_size
+        assert results[0][1] == 5
+
+
+@pytest.mark.slow
+def test_two_machines_by_torchrun(trained, fresh):
+    """Two launchers that meet on the loopback, as two machines do, give what two processes of one machine give."""
+    port = str(29500 + os.getpid() % 400)
+    machines = []
+    for rank in ("0", "1"):
+        place = ("--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1")
+        meet = ("--master_addr=127.0.0.1", f"--master_port={port}")
+        command = fresh.command(launcher=("-m", "torch.distributed.run", *place, *meet))
+        machines.append(subprocess.Popen(command, env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL))
+    assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
+    two_machines = fresh.digests()
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
+    fresh.train("--resume", "none", launcher=launcher)
+    assert fresh.digests() == two_machines
 
 
 def test_clipping_bounds_the_gradient_and_changes_the_weights(trained, fresh):

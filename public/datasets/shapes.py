@@ -1,9 +1,10 @@
 """Draws a small detection data set of shapes, in Pascal VOC layout, from a seed: `python -m public.datasets.shapes`.
 
-Six classes lie on backgrounds of gradients, smooth texture and clutter: circle and ring, square and cross, triangle and
-star, any colour, turned by any angle.  A picture holds 1 to 8 of them; the larger side of a shape is 8 to 60 % of the
-picture, evenly on a logarithmic scale.  Later shapes cover at most 40 % of an earlier one.  Light falls off by up to
-40 % across the picture, and there is noise.  The clutter (lines, long bars, flat ellipses) belongs to no class.
+Six classes, circle and ring, square and cross, triangle and star, in vivid colours that say nothing about the class,
+turned by up to 15 degrees.  A picture holds 1 to 8 of them; the larger side of a shape is evenly 8 to 60 % of the
+picture.  They lie on each other, smaller ones above, which cover at most 40 % of what is below.  The background is a
+muted gradient with smooth texture and some lines that belong to no class.  Light falls off by up to 40 % across the
+picture, and there is noise.
 
 A box is the tight one around the pixels of the shape that can be seen.  Shapes are drawn at four times the resolution;
 a pixel belongs to a shape that covers at least half of it.  Picture i of a split depends on (seed, split, i) and the
@@ -30,9 +31,11 @@ LARGEST_COVER = 0.40  # part of a shape that later ones may cover
 LIGHT_FALL = 0.40
 FINE = 4  # drawing resolution over picture resolution
 PLACING_ATTEMPTS = 20
-LEAST_CONTRAST = 48.0  # Euclidean distance of a shape's colour from what it is drawn on, in grey levels
+LARGEST_TURN = math.pi / 12
+LEAST_CONTRAST = 90.0  # Euclidean distance of a shape's colour from what it is drawn on, in grey levels
+MAX_LINES = 2
 DESCRIPTION_FILE = "shapes.json"
-VERSION = 1  # of the drawing; another one draws other pictures from the same seed
+VERSION = 2  # of the drawing; another one draws other pictures from the same seed
 
 
 class Picture(NamedTuple):
@@ -130,19 +133,20 @@ def draw_picture(rng: np.random.Generator, size: int) -> Picture:
     canvas = _background(rng, size)  # (H, W, 3) float32, grey levels
     owners = np.full((size, size), -1, dtype=np.int64)
     labels, areas = [], []
-    for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
+    num_shapes = int(rng.integers(1, MAX_SHAPES + 1))
+    sides = size * np.sort(rng.uniform(SMALLEST_SIDE, LARGEST_SIDE, num_shapes))
+    for side in sides[::-1]:
+        label = int(rng.integers(len(SHAPE_CLASSES)))
+        outlines = _outlines(SHAPE_CLASSES[label], rng)
         for _ in range(PLACING_ATTEMPTS):
-            label = int(rng.integers(len(SHAPE_CLASSES)))
-            cover = _random_cover(rng, SHAPE_CLASSES[label], size)
+            cover = _place(rng, outlines, side, size)
             mask = cover >= 0.5
             if _leaves_enough(owners, mask, areas):
-                break
-        else:
-            continue  # the picture is full
-        _paint(rng, canvas, cover)
-        owners[mask] = len(labels)
-        labels.append(label)
-        areas.append(int(mask.sum()))
+                _paint(rng, canvas, cover)
+                owners[mask] = len(labels)
+                labels.append(label)
+                areas.append(int(mask.sum()))
+                break  # otherwise there is no room for it, and it is left out
     boxes = [_tight_box(owners == number) for number in range(len(labels))]
     return Picture(_finish(rng, canvas), owners, labels, boxes, areas)
 
@@ -158,14 +162,11 @@ def _tight_box(mask):
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-def _random_cover(rng, name, size):
-    """(H, W) float32: how much of each pixel a shape of random place, size and angle covers; none of it is outside."""
-    side = size * SMALLEST_SIDE * (LARGEST_SIDE / SMALLEST_SIDE) ** rng.random()
-    outlines = _outlines(name, rng)
+def _place(rng, outlines, side, size):
+    """(H, W) float32: how much of each pixel a shape with this larger side covers at a random place inside the picture."""
     low, high = outlines[0].min(axis=0), outlines[0].max(axis=0)
     scale = side / (high - low).max()
-    room = size - scale * (high - low)
-    origin = rng.random(2) * room - scale * low
+    origin = rng.random(2) * (size - scale * (high - low)) - scale * low
     return _cover([outline * scale + origin for outline in outlines], size)
 
 
@@ -179,26 +180,25 @@ def _cover(outlines, size):
 
 def _outlines(name, rng):
     """The outline of a shape, (P, 2) points around the origin, and of its hole if it has one."""
-    turn = rng.random() * 2 * math.pi
+    turn = rng.uniform(-LARGEST_TURN, LARGEST_TURN)
     if name == "circle":
         return [_polygon(np.ones(64), turn)]
     if name == "ring":
-        return [_polygon(np.ones(64), turn), _polygon(np.full(64, 0.45 + 0.2 * rng.random()), turn)]
+        return [_polygon(np.ones(64), turn), _polygon(np.full(64, rng.uniform(0.5, 0.65)), turn)]
     if name == "square":
-        return [_polygon(np.ones(4), turn)]
+        return [_polygon(np.ones(4), turn + math.pi / 4)]
     if name == "triangle":
         return [_polygon(np.ones(3), turn)]
     if name == "star":
-        return [_polygon(np.tile([1.0, 0.42 + 0.12 * rng.random()], 5), turn)]
-    arm = 0.26 + 0.12 * rng.random()  # cross: half the width of an arm of length 1
+        return [_polygon(np.tile([1.0, rng.uniform(0.38, 0.46)], 5), turn)]
+    arm = rng.uniform(0.24, 0.32)  # cross: half the width of an arm of length 1
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
-    corners = [quarter @ _rotation(turn + i * math.pi / 2) for i in range(4)]
-    return [np.concatenate(corners)]
+    return [np.concatenate([quarter @ _rotation(turn + i * math.pi / 2) for i in range(4)])]
 
 
 def _polygon(radii, turn):
-    """(P, 2) points at even angles and the given distances from the origin."""
-    angles = turn + 2 * math.pi * np.arange(len(radii)) / len(radii)
+    """(P, 2) points at even angles, the first one above the origin, and at the given distances from it."""
+    angles = turn - math.pi / 2 + 2 * math.pi * np.arange(len(radii)) / len(radii)
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -206,21 +206,21 @@ def _rotation(angle):
     return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 
 
-# ------------------------------------------------------------------------------------------ colour, light, clutter
+# --------------------------------------------------------------------------------------------- colour and light
 
 
 def _background(rng, size):
-    """(H, W, 3) float32: a gradient between two colours, smooth texture, and clutter."""
+    """(H, W, 3) float32: a gradient between two muted colours, smooth texture, and lines."""
     x, y = _grid(size)
     angle = rng.random() * 2 * math.pi
     position = (x * math.cos(angle) + y * math.sin(angle))[:, :, None] / math.sqrt(2)  # -1..1
-    first, second = rng.uniform(30, 225, 3), rng.uniform(30, 225, 3)
+    first, second = (rng.uniform(30, 110) + rng.uniform(-15, 15, 3) for _ in range(2))
     canvas = (first * (1 - position) + second * (1 + position)) / 2
     cells = int(rng.integers(3, 17))
-    texture = rng.normal(0, rng.uniform(4, 26), (cells, cells, 3)).astype(np.float32)
+    texture = rng.normal(0, rng.uniform(2, 12), (cells, cells, 3)).astype(np.float32)
     canvas = (canvas + cv2.resize(texture, (size, size), interpolation=cv2.INTER_CUBIC)).astype(np.float32)
-    for _ in range(int(rng.integers(0, 9))):
-        _paint_clutter(rng, canvas)
+    for _ in range(int(rng.integers(0, MAX_LINES + 1))):
+        _paint(rng, canvas, _random_line(rng, size))
     return canvas
 
 
@@ -230,35 +230,27 @@ def _grid(size):
     return np.meshgrid(axis, axis)
 
 
-def _paint_clutter(rng, canvas):
-    """Something of no class: a line, a long bar, or a flat ellipse, which may reach over the edge."""
-    size = len(canvas)
-    kind = int(rng.integers(3))
-    length = size * rng.uniform(0.1, 0.7)
-    width = max(1.0, size * 0.01) if kind == 0 else length * rng.uniform(0.15, 0.4)
-    centre = rng.random(2) * size
-    angle = rng.random() * 2 * math.pi
-    if kind == 2:
-        outline = _polygon(np.ones(32), 0.0) * [length / 2, width / 2]
-    else:
-        outline = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length / 2, width / 2]
-    _paint(rng, canvas, _cover([outline @ _rotation(angle) + centre], size))
+def _random_line(rng, size):
+    """(H, W) float32: how much of each pixel a thin line covers, which may reach over the edge."""
+    half_length, half_width = size * rng.uniform(0.15, 0.5), max(0.5, size * 0.005)
+    outline = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [half_length, half_width]
+    return _cover([outline @ _rotation(rng.random() * math.pi) + rng.random(2) * size], size)
 
 
 def _paint(rng, canvas, cover):
-    """Lays a colour that differs from what lies below over `canvas`, in place; half of the time it has stripes."""
+    """Lays a vivid colour that differs from what is below over `canvas`, in place; one in four times it has stripes."""
     inside = cover >= 0.5
     below = canvas[inside].mean(axis=0) if inside.any() else canvas.mean(axis=(0, 1))
     for _ in range(PLACING_ATTEMPTS):
-        color = rng.uniform(10, 245, 3)
+        color = rng.permutation([rng.uniform(190, 250), rng.uniform(20, 250), rng.uniform(20, 120)])
         if np.linalg.norm(color - below) >= LEAST_CONTRAST:
             break
     layer = np.broadcast_to(color, canvas.shape)
-    if rng.random() < 0.5:
+    if rng.random() < 0.25:
         x, y = _grid(len(canvas))
         angle, waves = rng.random() * 2 * math.pi, rng.uniform(4, 24)
         stripes = np.sin(waves * math.pi * (x * math.cos(angle) + y * math.sin(angle)))
-        layer = layer + (stripes * rng.uniform(5, 30))[:, :, None]
+        layer = layer + (stripes * rng.uniform(4, 12))[:, :, None]
     canvas += cover[:, :, None] * (layer - canvas).astype(np.float32)
 
 
@@ -269,7 +261,7 @@ def _finish(rng, canvas):
     angle = rng.random() * 2 * math.pi
     position = (1 + (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)) / 2  # 0..1
     light = 1 - rng.uniform(0, LIGHT_FALL) * position
-    noise = rng.normal(0, rng.uniform(2, 14), canvas.shape)
+    noise = rng.normal(0, rng.uniform(2, 8), canvas.shape)
     return np.clip(np.rint(canvas * light[:, :, None] + noise), 0, 255).astype(np.uint8)
 
 

@@ -7,6 +7,7 @@ training printed.
 import argparse
 from pathlib import Path
 
+from public import collectives
 from public.evaluation.coco import write_coco_json
 from public.experiment import find_data_root
 from public.test_scripts.weights import find_weights
@@ -34,32 +35,36 @@ def main() -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
-    """Prints the report of an evaluation and writes its detections; returns the metrics."""
+    """Prints the report of an evaluation and writes its detections; returns the metrics.
+
+    Started by torchrun, the processes share the images; the digits stay the same.
+    """
     experiment, path = find_weights(arguments.experiment, arguments.weights)
-    config = experiment.config
+    config, split = experiment.config, arguments.split
     device = processes.choose_device(arguments.device)
-    processes.apply_modes(config, device)
     checkpoint = load_checkpoint(path)
     limit = arguments.limit_images
     if limit is None and experiment.run is not None:
         limit = RunFolder(experiment.run).manifest["identity"]["limit_images"]
-    task = DetectionTask(
-        config=config,
-        data_root=find_data_root(arguments.data_root),
-        device=device,
-        limit_images=limit,
-        class_names=tuple(checkpoint["class_names"]),
-    )
-    model = config.detector.build_model()
-    model.load_state_dict(checkpoint["model"])
-    model = place(model, config, device)
-    print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
-    print(f"{arguments.split}: {task.annotations(arguments.split).summary()}")
-    metrics = task.evaluate(model, arguments.split)
-    print(task.report(metrics))
-    output = arguments.output or path.with_name(f"{path.stem}_{arguments.split}_detections.json")
-    write_coco_json(output, task.annotations(arguments.split), task.detections)
-    print(f"detections written to {output}")
+    with processes.process_group(device):
+        processes.apply_modes(config, device)
+        task = DetectionTask(
+            config=config,
+            data_root=find_data_root(arguments.data_root),
+            device=device,
+            limit_images=limit,
+            class_names=tuple(checkpoint["class_names"]),
+        )
+        model = config.detector.build_model()
+        model.load_state_dict(checkpoint["model"])
+        metrics = task.evaluate(place(model, config, device), split)
+        if collectives.rank() == 0:
+            print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
+            print(f"{split}: {task.annotations(split).summary()}")
+            print(task.report(metrics))
+            output = arguments.output or path.with_name(f"{path.stem}_{split}_detections.json")
+            write_coco_json(output, task.annotations(split), task.detections)
+            print(f"detections written to {output}")
     return metrics
 
 
