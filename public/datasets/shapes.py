@@ -1,10 +1,10 @@
 """Draws a small detection data set of shapes, in Pascal VOC layout, from a seed: `python -m public.datasets.shapes`.
 
 Six classes, circle and ring, square and cross, triangle and star, in vivid colours that say nothing about the class,
-turned by up to 15 degrees.  A picture holds 1 to 8 of them; the larger side of a shape is evenly 8 to 60 % of the
-picture.  They lie on each other, smaller ones above, which cover at most 40 % of what is below.  The background is a
-muted gradient with smooth texture and some lines that belong to no class.  Light falls off by up to 40 % across the
-picture, and there is noise.
+turned by up to 15 degrees.  A picture holds 1 to 8 of them; the larger side of a shape is 8 to 60 % of the picture,
+more often large than small.  They lie on each other, smaller ones above, which cover at most 40 % of what is below.  The
+background is a muted gradient with smooth texture and some lines that belong to no class.  Light falls off by up to 40 %
+across the picture, and there is noise.
 
 A box is the tight one around the pixels of the shape that can be seen.  Shapes are drawn at four times the resolution;
 a pixel belongs to a shape that covers at least half of it.  Picture i of a split depends on (seed, split, i) and the
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -35,7 +36,8 @@ LARGEST_TURN = math.pi / 12
 LEAST_CONTRAST = 90.0  # Euclidean distance of a shape's colour from what it is drawn on, in grey levels
 MAX_LINES = 2
 DESCRIPTION_FILE = "shapes.json"
-VERSION = 2  # of the drawing; another one draws other pictures from the same seed
+DEFAULT_FOLDER = os.fspath(Path(__file__).resolve().parents[2] / "data" / "shapes")
+VERSION = 3  # of the drawing; another one draws other pictures from the same seed
 
 
 class Picture(NamedTuple):
@@ -134,14 +136,15 @@ def draw_picture(rng: np.random.Generator, size: int) -> Picture:
     owners = np.full((size, size), -1, dtype=np.int64)
     labels, areas = [], []
     num_shapes = int(rng.integers(1, MAX_SHAPES + 1))
-    sides = size * np.sort(rng.uniform(SMALLEST_SIDE, LARGEST_SIDE, num_shapes))
-    for side in sides[::-1]:
+    sides = SMALLEST_SIDE + (LARGEST_SIDE - SMALLEST_SIDE) * np.sqrt(rng.random(num_shapes))  # more large ones
+    for side in size * np.sort(sides)[::-1]:
         label = int(rng.integers(len(SHAPE_CLASSES)))
         outlines = _outlines(SHAPE_CLASSES[label], rng)
+        largest_cover = rng.uniform(0, LARGEST_COVER)
         for _ in range(PLACING_ATTEMPTS):
             cover = _place(rng, outlines, side, size)
             mask = cover >= 0.5
-            if _leaves_enough(owners, mask, areas):
+            if _leaves_enough(owners, mask, areas, largest_cover):
                 _paint(rng, canvas, cover)
                 owners[mask] = len(labels)
                 labels.append(label)
@@ -151,10 +154,10 @@ def draw_picture(rng: np.random.Generator, size: int) -> Picture:
     return Picture(_finish(rng, canvas), owners, labels, boxes, areas)
 
 
-def _leaves_enough(owners, mask, areas):
-    """Whether a new shape at `mask` leaves enough to be seen of each earlier one, of `areas` pixels."""
+def _leaves_enough(owners, mask, areas, largest_cover):
+    """Whether a shape at `mask` and those before it cover at most this part of each earlier one, of `areas` pixels."""
     seen = np.bincount(owners[~mask & (owners >= 0)], minlength=len(areas))
-    return bool(mask.any()) and all(visible >= (1 - LARGEST_COVER) * area for visible, area in zip(seen, areas))
+    return bool(mask.any()) and all(visible >= (1 - largest_cover) * area for visible, area in zip(seen, areas))
 
 
 def _tight_box(mask):
@@ -217,7 +220,7 @@ def _background(rng, size):
     first, second = (rng.uniform(30, 110) + rng.uniform(-15, 15, 3) for _ in range(2))
     canvas = (first * (1 - position) + second * (1 + position)) / 2
     cells = int(rng.integers(3, 17))
-    texture = rng.normal(0, rng.uniform(2, 12), (cells, cells, 3)).astype(np.float32)
+    texture = rng.normal(0, rng.uniform(2, 8), (cells, cells, 3)).astype(np.float32)
     canvas = (canvas + cv2.resize(texture, (size, size), interpolation=cv2.INTER_CUBIC)).astype(np.float32)
     for _ in range(int(rng.integers(0, MAX_LINES + 1))):
         _paint(rng, canvas, _random_line(rng, size))
@@ -261,14 +264,14 @@ def _finish(rng, canvas):
     angle = rng.random() * 2 * math.pi
     position = (1 + (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)) / 2  # 0..1
     light = 1 - rng.uniform(0, LIGHT_FALL) * position
-    noise = rng.normal(0, rng.uniform(2, 8), canvas.shape)
+    noise = rng.normal(0, rng.uniform(2, 6), canvas.shape)
     return np.clip(np.rint(canvas * light[:, :, None] + noise), 0, 255).astype(np.uint8)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Draws the shapes data set in Pascal VOC layout.")
-    parser.add_argument("--out", default="data/shapes", help="folder to draw into (%(default)s)")
+    parser.add_argument("--out", default=DEFAULT_FOLDER, help="folder to draw into (%(default)s)")
     parser.add_argument("--train", type=int, default=2000, help="number of training pictures (%(default)s)")
     parser.add_argument("--val", type=int, default=400, help="number of validation pictures (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels (%(default)s)")

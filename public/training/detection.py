@@ -109,7 +109,11 @@ class DetectionTask:
 
     def bad_boxes(self) -> list[str]:
         """Every box that was dropped or clipped when the annotations were read."""
-        return [line for split in ("train", "val") for line in self.annotations(split).dropped]
+        return [
+            line
+            for split in ("train", "val")
+            for line in self.annotations(split).dropped + self.annotations(split).clipped
+        ]
 
     def card(self) -> dict[str, object]:
         """What a checkpoint says about its weights beside the weights."""

@@ -4,6 +4,7 @@ import os
 from contextlib import contextmanager
 from datetime import timedelta
 
+import cv2
 import torch
 import torch.distributed as dist
 
@@ -53,6 +54,7 @@ def apply_modes(config: TrainingConfig, device: torch.device) -> None:
     Always, because plain python, torchrun with one process and torchrun with two start with different thread counts.
     """
     torch.set_num_threads(config.threads)
+    cv2.setNumThreads(config.threads)  # for loading without workers
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = False

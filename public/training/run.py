@@ -38,13 +38,7 @@ def main(file: str) -> None:
 def train(experiment: Experiment, parsed: command_line.Parsed, device: torch.device) -> dict:
     """Opens or resumes a run and trains it to its end; returns the last metrics."""
     config, options = parsed.config, parsed.options
-    task = DetectionTask(
-        config=config,
-        data_root=find_data_root(options.data_root),
-        device=device,
-        limit_images=options.limit_images,
-    )
-    task.check_batches()
+    task, state, notes = _prepare(config, options, device)
     opening = _open_on_rank_0(experiment, parsed, task)
     config = replace(config, epochs=opening.epochs)
     run = opening.run if collectives.rank() == 0 else RunFolder(opening.path)
@@ -52,7 +46,6 @@ def train(experiment: Experiment, parsed: command_line.Parsed, device: torch.dev
     try:
         for line in opening.lines:
             reporter.line(line)
-        state, notes = build_state(config, device)
         if opening.checkpoint:
             state.load_state_dict(opening.checkpoint)
         _check_equal_weights(state)
@@ -77,6 +70,22 @@ def train(experiment: Experiment, parsed: command_line.Parsed, device: torch.dev
         reporter.close()
         run.close()
     return metrics
+
+
+def _prepare(
+    config: TrainingConfig, options: command_line.Options, device: torch.device
+) -> tuple[DetectionTask, TrainingState, list[str]]:
+    """The task with its data read and checked, and the state at step 0: before a run is made.
+
+    Ends with one line where the data, the starting weights and the settings do not fit together.
+    """
+    try:
+        data_root = find_data_root(options.data_root)
+        task = DetectionTask(config=config, data_root=data_root, device=device, limit_images=options.limit_images)
+        task.check_batches()
+        return task, *build_state(config, device)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def build_state(config: TrainingConfig, device: torch.device) -> tuple[TrainingState, list[str]]:
