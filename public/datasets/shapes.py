@@ -136,7 +136,8 @@ def draw_picture(rng: np.random.Generator, size: int) -> Picture:
     owners = np.full((size, size), -1, dtype=np.int64)
     labels, areas = [], []
     num_shapes = int(rng.integers(1, MAX_SHAPES + 1))
-    sides = SMALLEST_SIDE + (LARGEST_SIDE - SMALLEST_SIDE) * np.sqrt(rng.random(num_shapes))  # more large ones
+    room = 0.5 if num_shapes == MAX_SHAPES else 1.0  # eight large ones find no place
+    sides = SMALLEST_SIDE + room * (LARGEST_SIDE - SMALLEST_SIDE) * np.sqrt(rng.random(num_shapes))  # more large ones
     for side in size * np.sort(sides)[::-1]:
         label = int(rng.integers(len(SHAPE_CLASSES)))
         outlines = _outlines(SHAPE_CLASSES[label], rng)

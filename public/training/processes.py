@@ -53,6 +53,7 @@ def apply_modes(config: TrainingConfig, device: torch.device) -> None:
 
     Always, because plain python, torchrun with one process and torchrun with two start with different thread counts.
     """
+    torch.set_flush_denormal(True)  # before any thread starts, which inherits it: numbers below 1e-38 cost a CPU dearly
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(config.threads)  # for loading without workers
     torch.set_float32_matmul_precision(config.matmul_precision)
