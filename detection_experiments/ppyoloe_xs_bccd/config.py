@@ -5,7 +5,8 @@ Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 training, 87 validation, 72
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Expected: AP50 0.896 on val, which chose the checkpoint (epoch 40), and AP50 0.910, AP 0.595 on test, scored once.
 Hardware: one core of a 2-core CPU (Intel Xeon with bf16), 17 minutes beside another training.
-Measured here: torch 2.15.0, digest of the averaged weights 6b899f97d331ec1a.
+Measured here: torch 2.15.0, digest of the averaged weights 6b899f97d331ec1a, before denormal numbers were flushed
+    (commit 646f0ca), so the bits of a run today differ.
 """
 
 from public.config import DetectionConfig
