@@ -126,9 +126,11 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
         convert = _converter(hints[f.name])
         if convert is not None:
             free = " (no result depends on it)" if f.metadata.get("free") else ""
+            alone = {"nargs": "?", "const": True} if hints[f.name] is bool else {}  # --backbone_only means true
             group.add_argument(
                 f"--{f.name}",
                 type=convert,
+                **alone,
                 default=_KEEP,
                 metavar=settings.describe_type(hints[f.name]).replace(" or ", "|"),
                 help=f"{getattr(config, f.name)}{free}".replace("%", "%%"),

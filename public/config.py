@@ -34,6 +34,7 @@ class TrainingConfig:
     clip_norm: float | None  # largest gradient norm, None: no clipping
     ema: Any  # public.training.ema: EMA(...), or None
     starting_weights: str | None  # a checkpoint, relative to the repository; None: the model's own initial values
+    backbone_only: bool  # take the backbone alone from the starting weights
     freeze: tuple[str, ...]  # modules or parameters that are not trained, such as "backbone.stem"
     freeze_batchnorm: tuple[str, ...]  # modules whose BatchNorm layers keep their running statistics
     sync_batchnorm: bool  # with several processes: statistics of the whole batch
@@ -86,6 +87,7 @@ class DetectionConfig(TrainingConfig):
     test_data: Any  # scored once, by `./test.sh --split test`; None: there is none
     train_transforms: tuple  # on a sample, in this order
     batch_transforms: tuple  # drawn once for a global batch
+    on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
     metrics: tuple[str, ...]  # "coco" (12 numbers, by pycocotools), "voc" (area) and "voc07" (11 points)
 
 

@@ -16,6 +16,8 @@ SCALARS = {
     "lr": ("1e-3", 1e-3),
     "clip_norm": ("0.5", 0.5),
     "starting_weights": ("pretrained/a.pth", "pretrained/a.pth"),
+    "backbone_only": ("true", True),
+    "on_bad_sample": ("skip", "skip"),
     "sync_batchnorm": ("false", False),
     "precision": ("bf16", "bf16"),
     "channels_last": ("true", True),
@@ -140,7 +142,7 @@ def test_an_unknown_flag_that_is_near_nothing_points_to_help(settings, capsys):
         ("--epochs 1.5", "--epochs"),
         ("--lr fast", "--lr"),
         ("--compile yes", "--compile"),
-        ("--compile", "--compile"),
+        ("--compile 1", "--compile"),
         ("--precision fp8", "--precision"),
         ("--clip_norm never", "--clip_norm"),
         ("--epochs none", "--epochs"),
@@ -150,6 +152,10 @@ def test_an_unknown_flag_that_is_near_nothing_points_to_help(settings, capsys):
 )
 def test_a_wrong_value_is_refused_by_flag(settings, line, flag, capsys):
     assert f"argument {flag}" in refused(settings, line, capsys)
+
+
+def test_a_flag_of_a_switch_without_a_value_means_true(settings):
+    assert parse_line(settings, "--compile --epochs 2").config.compile is True
 
 
 def test_values_that_the_configuration_refuses_end_the_same_way(settings, capsys):
