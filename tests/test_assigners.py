@@ -1,5 +1,6 @@
 """The assigners against slow second implementations that follow the papers object by object."""
 
+import math
 import os
 import statistics
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from public.losses.assigners.assignment import points_inside, top_k_mask
+from public.losses.assigners.assignment import points_inside, points_near_centre, top_k_mask
 from public.losses.assigners.atss import ATSSAssigner
 from public.losses.assigners.task_aligned import TaskAlignedAssigner
 from public.points import cell_points
@@ -31,7 +32,7 @@ def scene(seed: int, num_objects: int, size: int = 128):
     reach = torch.rand(len(points), 4, generator=generator) * 40 + 4
     predicted_boxes = torch.cat([points - reach[:, :2], points + reach[:, 2:]], dim=1)
     class_scores = torch.rand(len(points), NUM_CLASSES, generator=generator)
-    return level_sizes, points, cells, boxes, labels, predicted_boxes, class_scores
+    return level_sizes, points, strides, cells, boxes, labels, predicted_boxes, class_scores
 
 
 def iou_of(a: list[float], b: list[float]) -> float:
@@ -80,8 +81,13 @@ def slow_atss(level_sizes, cells, boxes, predicted_boxes, top_k):
     return {i: (g, iou_of(boxes[g], predicted_boxes[i])) for i, g in owner.items()}
 
 
-def slow_tal(points, class_scores, boxes, labels, predicted_boxes, top_k, alpha, beta):
-    """Point -> (object, score), by loops over objects."""
+def is_near_centre(point: list[float], stride: float, box: list[float], radius: float) -> bool:
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return math.dist(point, middle) / stride < radius
+
+
+def slow_tal(points, strides, class_scores, boxes, labels, predicted_boxes, top_k, alpha, beta, radius):
+    """Point -> (object, score), by loops over objects; `radius` as in TaskAlignedAssigner."""
     points, boxes, predicted_boxes = (
         points.double().tolist(),
         boxes.double().tolist(),
@@ -94,7 +100,10 @@ def slow_tal(points, class_scores, boxes, labels, predicted_boxes, top_k, alpha,
     ]
     claims = []
     for g, box in enumerate(boxes):
-        inside = [is_inside(point, box) for point in points]
+        if radius is None:
+            inside = [is_inside(point, box) for point in points]
+        else:
+            inside = [is_near_centre(point, stride, box, radius) for point, stride in zip(points, strides.tolist())]
         order = sorted(range(len(points)), key=lambda i: -metrics[g][i] * inside[i])
         claims.append({i for i in order[:top_k] if inside[i]})
     owner = settle(claims, ious, len(points))
@@ -118,7 +127,7 @@ def check(assignment, expected: dict[int, tuple[int, float]], boxes, labels):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_atss_equals_the_loop(seed):
-    level_sizes, _, cells, boxes, labels, predicted_boxes, _ = scene(seed, num_objects=1 + 3 * seed)
+    level_sizes, _, _, cells, boxes, labels, predicted_boxes, _ = scene(seed, num_objects=1 + 3 * seed)
     assignment = ATSSAssigner(top_k=9)(
         cells=cells,
         level_sizes=level_sizes,
@@ -132,21 +141,28 @@ def test_atss_equals_the_loop(seed):
     check(assignment, expected, boxes, labels)
 
 
+@pytest.mark.parametrize("radius", [None, 2.0], ids=["inside", "near the centre"])
 @pytest.mark.parametrize("seed", range(8))
-def test_task_aligned_equals_the_loop(seed):
-    _, points, _, boxes, labels, predicted_boxes, class_scores = scene(seed, num_objects=1 + 3 * seed)
-    assigner = TaskAlignedAssigner(top_k=13, alpha=1.0, beta=6.0)
+def test_task_aligned_equals_the_loop(seed, radius):
+    _, points, strides, _, boxes, labels, predicted_boxes, class_scores = scene(seed, num_objects=1 + 3 * seed)
+    assigner = TaskAlignedAssigner(top_k=13, alpha=1.0, beta=6.0, centre_radius=radius)
     assignment = assigner(
-        points=points, class_scores=class_scores, predicted_boxes=predicted_boxes, boxes=boxes, labels=labels
+        points=points,
+        strides=strides,
+        class_scores=class_scores,
+        predicted_boxes=predicted_boxes,
+        boxes=boxes,
+        labels=labels,
     )
-    expected = slow_tal(points, class_scores, boxes, labels, predicted_boxes, top_k=13, alpha=1.0, beta=6.0)
+    strides = strides.squeeze(1)
+    expected = slow_tal(points, strides, class_scores, boxes, labels, predicted_boxes, 13, 1.0, 6.0, radius)
     assert expected, "the scene has no positive point, so it tests nothing"
     check(assignment, expected, boxes, labels)
 
 
 def test_the_scenes_hold_conflicts():
     """Else the comparisons above would not see how conflicts are settled."""
-    level_sizes, _, cells, boxes, _, predicted_boxes, _ = scene(5, num_objects=16)
+    level_sizes, _, _, cells, boxes, _, predicted_boxes, _ = scene(5, num_objects=16)
     alone = [slow_atss(level_sizes, cells, boxes[g : g + 1], predicted_boxes, top_k=9) for g in range(16)]
     points = [point for claims in alone for point in claims]
     assert len(points) > len(set(points))
@@ -158,8 +174,9 @@ def test_a_conflict_may_go_to_an_object_that_did_not_claim_the_point():
     predicted_boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 20.0, 20.0]])
     boxes = torch.tensor([[0.0, 0.0, 11.0, 20.0], [0.0, 0.0, 11.5, 20.0], [0.0, 0.0, 20.0, 20.0]])
     class_scores = torch.tensor([[0.5, 0.5, 0.1], [0.5, 0.5, 0.9]])
-    assignment = TaskAlignedAssigner(top_k=1, alpha=1.0, beta=6.0)(
+    assignment = TaskAlignedAssigner(top_k=1, alpha=1.0, beta=6.0, centre_radius=None)(
         points=points,
+        strides=torch.full((2, 1), 8.0),
         class_scores=class_scores,
         predicted_boxes=predicted_boxes,
         boxes=boxes,
@@ -169,13 +186,13 @@ def test_a_conflict_may_go_to_an_object_that_did_not_claim_the_point():
 
 
 def test_image_without_objects_is_all_background():
-    level_sizes, points, cells, _, _, predicted_boxes, class_scores = scene(0, num_objects=1)
+    level_sizes, points, strides, cells, _, _, predicted_boxes, class_scores = scene(0, num_objects=1)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     static = ATSSAssigner(top_k=9)(
         cells=cells, level_sizes=level_sizes, predicted_boxes=predicted_boxes, num_classes=NUM_CLASSES, **nothing
     )
-    aligned = TaskAlignedAssigner(top_k=13, alpha=1.0, beta=6.0)(
-        points=points, class_scores=class_scores, predicted_boxes=predicted_boxes, **nothing
+    aligned = TaskAlignedAssigner(top_k=13, alpha=1.0, beta=6.0, centre_radius=None)(
+        points=points, strides=strides, class_scores=class_scores, predicted_boxes=predicted_boxes, **nothing
     )
     for assignment in (static, aligned):
         assert assignment.labels.tolist() == [NUM_CLASSES] * len(points)
@@ -185,7 +202,7 @@ def test_image_without_objects_is_all_background():
 
 def test_atss_takes_all_cells_of_a_small_level():
     """At 64 pixels the deepest level has 4 cells, fewer than top_k; the loop takes what there is, too."""
-    level_sizes, _, cells, boxes, labels, predicted_boxes, _ = scene(3, num_objects=5, size=64)
+    level_sizes, _, _, cells, boxes, labels, predicted_boxes, _ = scene(3, num_objects=5, size=64)
     assert level_sizes[0] == (2, 2)
     assignment = ATSSAssigner(top_k=9)(
         cells=cells,
@@ -214,11 +231,20 @@ def test_a_point_on_the_border_is_not_inside():
     assert points_inside(points, box, margin=1e-9).tolist() == [[True, False, False, False, True]]
 
 
+def test_near_the_centre_is_measured_in_strides_of_the_level():
+    """(8, 6) lies 10 pixels from the centre: 2 strides of 5, which is not nearer than 2, but less than 2 strides of 6."""
+    box = torch.tensor([[-40.0, -10.0, 40.0, 10.0]])
+    points = torch.tensor([[8.0, 6.0], [8.0, 6.0], [0.0, 11.9], [0.0, 12.1]])
+    radii = 2.0 * torch.tensor([5.0, 6.0, 6.0, 6.0])
+    assert points_near_centre(points, box, radii=radii).tolist() == [[False, True, True, False]]
+
+
 MEMORY_PROGRAM = """
 import torch
 from public.losses import create_loss
 from public.losses.progress import Progress
 from public.models.detectors.ppyoloe import PPYOLOEOutputs
+from public.models.detectors.ppyoloe_aux import PPYOLOEAuxOutputs
 
 def peak_kib():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
@@ -231,9 +257,11 @@ def loss_of(num_objects):
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-loss = create_loss("ppyoloe_s", num_classes=80)
-class_logits, box_logits = torch.randn(1, 12096, 80), torch.randn(1, 12096, 68)
-outputs = PPYOLOEOutputs(class_logits.requires_grad_(), box_logits.requires_grad_(), ((24, 24), (48, 48), (96, 96)))
+loss = create_loss("{name}", num_classes=80)
+def head():
+    class_logits, box_logits = torch.randn(1, 12096, 80), torch.randn(1, 12096, 68)
+    return PPYOLOEOutputs(class_logits.requires_grad_(), box_logits.requires_grad_(), ((24, 24), (48, 48), (96, 96)))
+outputs = PPYOLOEAuxOutputs(*head(), head()) if "{name}" == "ppyoloe_plus_t" else head()
 loss_of(1).backward()
 before = peak_kib()
 loss_of(1000).backward()
@@ -242,12 +270,16 @@ print((peak_kib() - before) * 1024)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-@pytest.mark.parametrize("epoch", [0, 200], ids=["atss", "task_aligned"])
-def test_a_thousand_objects_need_little_memory(epoch):
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [("ppyoloe_s", 0), ("ppyoloe_s", 200), ("ppyoloe_plus_t", 200)],
+    ids=["atss", "task_aligned", "task_aligned near the centre, two heads"],
+)
+def test_a_thousand_objects_need_little_memory(name, epoch):
     """12,096 points, 80 classes, 1,000 objects: less than 1.5 GB, where a G x A x 4 cube alone would take 0.2 GB."""
     root = Path(__file__).parents[1]
     result = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM.replace("{epoch}", str(epoch))],
+        [sys.executable, "-c", MEMORY_PROGRAM.replace("{epoch}", str(epoch)).replace("{name}", name)],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         capture_output=True,

@@ -3,7 +3,7 @@
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -53,9 +53,17 @@ class PPYOLOE:
     nms_top_k: int  # candidates a class
     keep_top_k: int  # detections an image
 
-    def build_model(self) -> PPYOLOEModel:
-        """A new network in train mode; its initial values come from torch's global generator."""
+    def build_model(self, *, in_chans: int = 3) -> PPYOLOEModel:
+        """A new network in train mode; its initial values come from torch's global generator.
+
+        `in_chans` is the number of channels of the images, which an experiment leaves at the 3 of its InputSpec.
+        """
+        return PPYOLOEModel(**self._parts(in_chans, attention="conv"))
+
+    def _parts(self, in_chans: int, *, attention: str) -> dict[str, object]:
+        """What a PPYOLOEModel is made of; `attention` is the convolution of the head's attention."""
         backbone = CSPResNet(
+            in_chans=in_chans,
             channels=tuple(_scaled(count, self.width) for count in self.backbone_channels),
             num_blocks=tuple(_scaled(count, self.depth) for count in self.backbone_blocks),
             use_alpha=self.use_alpha,
@@ -72,23 +80,37 @@ class PPYOLOE:
             num_classes=self.num_classes,
             reg_max=self.reg_max,
             activation=self.activation,
+            attention=attention,
         )
-        return PPYOLOEModel(backbone=backbone, neck=neck, head=head, strides=self.strides, num_classes=self.num_classes)
+        return {
+            "backbone": backbone,
+            "neck": neck,
+            "head": head,
+            "strides": self.strides,
+            "num_classes": self.num_classes,
+        }
 
     def build_loss(self) -> PPYOLOELoss:
-        return PPYOLOELoss(
-            strides=self.strides,
-            num_classes=self.num_classes,
-            reg_max=self.reg_max,
-            grid_cell_scale=self.grid_cell_scale,
-            grid_cell_offset=self.grid_cell_offset,
-            static_assigner_epochs=self.static_assigner_epochs,
-            static_assigner=ATSSAssigner(top_k=self.atss_top_k),
-            assigner=TaskAlignedAssigner(top_k=self.tal_top_k, alpha=self.tal_alpha, beta=self.tal_beta),
-            weights={"cls": self.loss_weight_cls, "iou": self.loss_weight_iou, "dfl": self.loss_weight_dfl},
-            varifocal_alpha=self.varifocal_alpha,
-            varifocal_gamma=self.varifocal_gamma,
+        return PPYOLOELoss(**self._loss_settings(centre_radius=None))
+
+    def _loss_settings(self, *, centre_radius: float | None) -> dict[str, object]:
+        """The arguments of a PPYOLOELoss; for `centre_radius` see TaskAlignedAssigner."""
+        assigner = TaskAlignedAssigner(
+            top_k=self.tal_top_k, alpha=self.tal_alpha, beta=self.tal_beta, centre_radius=centre_radius
         )
+        return {
+            "strides": self.strides,
+            "num_classes": self.num_classes,
+            "reg_max": self.reg_max,
+            "grid_cell_scale": self.grid_cell_scale,
+            "grid_cell_offset": self.grid_cell_offset,
+            "static_assigner_epochs": self.static_assigner_epochs,
+            "static_assigner": ATSSAssigner(top_k=self.atss_top_k),
+            "assigner": assigner,
+            "weights": {"cls": self.loss_weight_cls, "iou": self.loss_weight_iou, "dfl": self.loss_weight_dfl},
+            "varifocal_alpha": self.varifocal_alpha,
+            "varifocal_gamma": self.varifocal_gamma,
+        }
 
     def build_decoder(self) -> PPYOLOEDecoder:
         return PPYOLOEDecoder(
@@ -108,7 +130,7 @@ def _scaled(count: int, factor: float) -> int:
     return max(round(count * factor), 1)
 
 
-def _crn_coco(*, depth: float, width: float) -> PPYOLOE:
+def crn_coco(*, depth: float, width: float) -> PPYOLOE:
     """PaddleDetection's ppyoloe_crn_*_300e_coco, which differ in depth and width only."""
     return PPYOLOE(
         depth=depth,
@@ -141,10 +163,19 @@ def _crn_coco(*, depth: float, width: float) -> PPYOLOE:
     )
 
 
+def crn_plus_coco(*, depth: float, width: float) -> PPYOLOE:
+    """PaddleDetection's ppyoloe_plus_crn_*_80e_coco: a learnt alpha, and an earlier change of the assigner."""
+    return replace(crn_coco(depth=depth, width=width), use_alpha=True, static_assigner_epochs=30)
+
+
 PUBLISHED = {
-    "ppyoloe_xs": _crn_coco(depth=0.16, width=0.25),  # a size of miemiedetection's; no published weights
-    "ppyoloe_s": _crn_coco(depth=0.33, width=0.50),
-    "ppyoloe_m": _crn_coco(depth=0.67, width=0.75),
-    "ppyoloe_l": _crn_coco(depth=1.00, width=1.00),
-    "ppyoloe_x": _crn_coco(depth=1.33, width=1.25),
+    "ppyoloe_xs": crn_coco(depth=0.16, width=0.25),  # a size of miemiedetection's; no published weights
+    "ppyoloe_s": crn_coco(depth=0.33, width=0.50),
+    "ppyoloe_m": crn_coco(depth=0.67, width=0.75),
+    "ppyoloe_l": crn_coco(depth=1.00, width=1.00),
+    "ppyoloe_x": crn_coco(depth=1.33, width=1.25),
+    "ppyoloe_plus_s": crn_plus_coco(depth=0.33, width=0.50),
+    "ppyoloe_plus_m": crn_plus_coco(depth=0.67, width=0.75),
+    "ppyoloe_plus_l": crn_plus_coco(depth=1.00, width=1.00),
+    "ppyoloe_plus_x": crn_plus_coco(depth=1.33, width=1.25),
 }

@@ -84,11 +84,7 @@ class PPYOLOELoss:
         self._check(outputs, targets)
         with torch.autocast(outputs.class_logits.device.type, enabled=False):
             assignment = self.assign(outputs, targets, progress)
-            normaliser = share_of_sum(assignment.scores.sum())
-            return {
-                "loss_cls": self._class_loss(outputs.class_logits.float(), assignment) / normaliser,
-                **self._box_losses(outputs, assignment, normaliser),
-            }
+            return self._terms(outputs, assignment, share_of_sum(assignment.scores.sum()))
 
     @torch.no_grad()
     def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
@@ -107,10 +103,17 @@ class PPYOLOELoss:
                     given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
                     assignment = self.static_assigner(labels=target["labels"], **given)
                 else:
-                    given.update(points=points, class_scores=probabilities[image])
+                    given.update(points=points, strides=strides, class_scores=probabilities[image])
                     assignment = self.assigner(labels=target["labels"], **given)
                 assignments.append(assignment)
             return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+
+    def _terms(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The unweighted terms of one head."""
+        return {
+            "loss_cls": self._class_loss(outputs.class_logits.float(), assignment) / normaliser,
+            **self._box_losses(outputs, assignment, normaliser),
+        }
 
     def _points(self, outputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The points (A, 2) in pixels and their strides (A, 1)."""

@@ -10,9 +10,12 @@ def fuse(model: nn.Module) -> nn.Module:
 
     BatchNorm is folded into the convolution before it, and the branches of a RepVGG block become one convolution.  The
     outputs agree with those of `model.eval()` up to rounding.  `model` itself is not touched, nor are the random
-    number generators.  A block that stands at two places of the model is still one block in the copy.
+    number generators.  A block that stands at two places of the model is still one block in the copy.  The children
+    that the model names in `training_only`, such as an auxiliary head, are left out.
     """
     model = copy.deepcopy(model).eval()
+    for name in getattr(model, "training_only", ()):
+        delattr(model, name)
     if hasattr(model, "fused"):
         return model.fused().eval()
     _replace_children(model, {})

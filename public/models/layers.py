@@ -8,19 +8,38 @@ Legend: B batch, C channels, H W height and width.
 
 import math
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "none": nn.Identity}
+from public.models.activations import AconC, MetaAcon
+
+ACTIVATIONS = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "leaky_relu_0.1": partial(nn.LeakyReLU, 0.1),
+    "leaky_relu_0.01": partial(nn.LeakyReLU, 0.01),
+    "none": nn.Identity,
+}
+LEARNT_ACTIVATIONS = {"acon_c": AconC, "meta_acon": MetaAcon}  # with parameters for each channel
 
 
-def make_activation(name: str) -> nn.Module:
-    """The activation called `name`, one of ACTIVATIONS; ValueError for any other name."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; write one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+def make_activation(name: str, channels: int | None = None) -> nn.Module:
+    """The activation called `name`, one of ACTIVATIONS or, where `channels` is known, of LEARNT_ACTIVATIONS.
+
+    Raises:
+        ValueError: any other name, or a learnt activation without `channels`.
+    """
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]()
+    if name in LEARNT_ACTIVATIONS and channels is not None:
+        return LEARNT_ACTIVATIONS[name](channels)
+    known = ", ".join([*ACTIVATIONS, *LEARNT_ACTIVATIONS])
+    raise ValueError(f"unknown activation {name!r}, or its channels are not known; write one of {known}")
 
 
 class ConvBNAct(nn.Module):
@@ -38,13 +57,15 @@ class ConvBNAct(nn.Module):
         activation: str,
         stride: int = 1,
         groups: int = 1,
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.1,
     ):
         super().__init__()
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
         )
-        self.bn = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.1)
-        self.act = make_activation(activation)
+        self.bn = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=bn_momentum)
+        self.act = make_activation(activation, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn(self.conv(x)))

@@ -1,6 +1,6 @@
-"""Reduces the oracle of PPYOLOE-s to the few figures that lie in this folder.
+"""Reduces the oracles of PPYOLOE to the few figures that lie in this folder.
 
-    python tests/figures/make_figures.py ../shared/oracles/paddle/ppyoloe_crn_s
+    python tests/figures/make_figures.py ../shared/oracles/paddle/ppyoloe_crn_s    # and so on, one folder a model
 
 The tests read either the whole oracle (`load_oracle`) or the reduced figures (`load_figures`); both give the same keys:
     entries      [name, shape] of each array of the checkpoint, `fixed` the values of those that are not filled
@@ -8,8 +8,10 @@ The tests read either the whole oracle (`load_oracle`) or the reduced figures (`
     scores       [image, anchor, class] and the score there
     boxes        [image, anchor] and the box there
     kept         for each image the first detections by score, [label, anchor]
-    predictions  boxes (B, A, 4) and scores (B, A, K) of the training forward, the input of the assigners
-    runs         case/assigner -> epoch, targets, positives, losses (unweighted), gradients
+    predictions  static, aligned -> boxes (B, A, 4) and scores (B, A, K) of the training forward, which that assigner
+                 reads: those of the head, or of the auxiliary head
+    runs         case/assigner -> epoch, targets, positives, losses (unweighted), gradients: for each term and parameter
+                 the norm and the dot product with `oracle_input("grad:<name>")`, or None
 """
 
 import json
@@ -25,7 +27,8 @@ def load_oracle(folder: Path) -> dict:
     """The whole oracle, as PaddleDetection's outputs were stored."""
     state = json.loads((folder / "state.json").read_text())
     forward = np.load(folder / "forward_gain.npz")
-    predictions = np.load(folder / "train_pred.npz")
+    main = np.load(folder / "train_pred.npz")
+    auxiliary = np.load(folder / "train_aux_pred.npz") if (folder / "train_aux_pred.npz").exists() else main
     return {
         "entries": [[entry["name"], entry["shape"]] for entry in state["entries"]],
         "fixed": {entry["name"]: entry["value"] for entry in state["entries"] if entry["role"] == "fixed"},
@@ -33,7 +36,10 @@ def load_oracle(folder: Path) -> dict:
         "scores": (np.argwhere(np.ones_like(forward["scores"])), forward["scores"].ravel()),
         "boxes": (np.argwhere(np.ones(forward["boxes"].shape[:2])), forward["boxes"].reshape(-1, 4)),
         "kept": _kept(forward),
-        "predictions": (predictions["pred_bboxes_px"], predictions["pred_scores"]),
+        "predictions": {
+            assigner: (head["pred_bboxes_px"], head["pred_scores"])
+            for assigner, head in (("static", main), ("aligned", auxiliary))
+        },
         "runs": _runs(folder),
     }
 
@@ -66,17 +72,14 @@ def _runs(folder: Path) -> dict:
             "scores_sum": float(arrays["assigned_scores"].sum(dtype=np.float64)),
             "losses": run["losses"],
             "gradient_totals": run["grad_total_l2"],
-            "gradients": {
-                term: {parameter: None if pair is None else pair[0] for parameter, pair in norms.items()}
-                for term, norms in gradients[name].items()
-            },
+            "gradients": gradients[name],
         }
     return runs
 
 
-def load_figures() -> dict:
-    """The reduced figures."""
-    figures = json.loads((HERE / "ppyoloe_crn_s.json").read_text())
+def load_figures(name: str) -> dict:
+    """The reduced figures of the oracle called `name`."""
+    figures = json.loads((HERE / f"{name}.json").read_text())
     for key in ("scores", "boxes"):
         index, values = figures[key]
         figures[key] = (np.array(index), np.array(values, dtype=np.float32))
@@ -85,11 +88,13 @@ def load_figures() -> dict:
         run["positives"] = np.array(run["positives"], dtype=np.int64).reshape(-1, 3)
         run["positive_boxes"] = np.array(run["positive_boxes"], dtype=np.float32).reshape(-1, 4)
         run["positive_scores"] = np.array(run["positive_scores"], dtype=np.float32)
-    arrays = np.load(HERE / "ppyoloe_crn_s.npz")
-    boxes = arrays["boxes"]
-    scores = np.zeros((*boxes.shape[:2], 80), dtype=np.float32)  # the assigners read the objects' classes only
-    scores[..., arrays["classes"]] = arrays["scores"]
-    figures["predictions"] = (boxes, scores)
+    arrays = np.load(HERE / f"{name}.npz")
+    scores = np.zeros((*arrays["aligned_boxes"].shape[:2], 80), dtype=np.float32)
+    scores[..., arrays["classes"]] = arrays["scores"]  # the task-aligned assigner reads the objects' classes only
+    figures["predictions"] = {
+        "static": (arrays["static_boxes"], None),
+        "aligned": (arrays["aligned_boxes"], scores),
+    }
     return figures
 
 
@@ -108,7 +113,7 @@ def reduce(oracle: dict) -> dict:
         reduced["positives"] = run["positives"].tolist()
         reduced["positive_boxes"] = _digits(run["positive_boxes"])
         reduced["positive_scores"] = _digits(run["positive_scores"])
-        reduced["gradients"] = {term: dict(list(norms.items())[::25]) for term, norms in run["gradients"].items()}
+        reduced["gradients"] = {term: dict(list(pairs.items())[::25]) for term, pairs in run["gradients"].items()}
         figures["runs"][name] = reduced
     return figures
 
@@ -121,11 +126,17 @@ def _digits(values: np.ndarray):
 def main(folder: Path) -> None:
     oracle = load_oracle(folder)
     text = json.dumps(reduce(oracle), separators=(",", ":"))
-    (HERE / "ppyoloe_crn_s.json").write_text(text.replace('],["', '],\n["') + "\n")
-    boxes, scores = oracle["predictions"]
+    (HERE / f"{folder.name}.json").write_text(text.replace('],["', '],\n["') + "\n")
+    boxes, scores = oracle["predictions"]["aligned"]
     objects = [target for run in oracle["runs"].values() for image in run["targets"] for target in image]
     classes = np.unique([target["class"] for target in objects])
-    np.savez_compressed(HERE / "ppyoloe_crn_s.npz", boxes=boxes, scores=scores[..., classes], classes=classes)
+    np.savez_compressed(
+        HERE / f"{folder.name}.npz",
+        static_boxes=oracle["predictions"]["static"][0],
+        aligned_boxes=boxes,
+        scores=scores[..., classes],
+        classes=classes,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the assigners have in common: their result, and three small steps.
+"""What the assigners have in common: their result, and four small steps.
 
 Legend: A anchor points of all levels, G ground truths of one image.
 """
@@ -34,6 +34,14 @@ def points_inside(points: torch.Tensor, boxes: torch.Tensor, *, margin: float) -
     x, y = points[:, 0], points[:, 1]
     left, top, right, bottom = boxes[:, :, None].unbind(1)  # (G, 1) each
     return (x - left > margin) & (y - top > margin) & (right - x > margin) & (bottom - y > margin)
+
+
+def points_near_centre(points: torch.Tensor, boxes: torch.Tensor, *, radii: torch.Tensor) -> torch.Tensor:
+    """True where a point (A, 2) lies nearer than its radius (A,), in pixels, to a box's centre (G, 4), as (G, A)."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    dx = centres[:, :1] - points[:, 0]  # (G, A)
+    dy = centres[:, 1:] - points[:, 1]
+    return dx.square_().add_(dy.square_()).sqrt_() < radii
 
 
 def top_k_mask(values: torch.Tensor, k: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Task-aligned assignment: the points that already predict an object best, in class and box together.
 
 Paper: TOOD: Task-aligned One-stage Object Detection, arXiv 2108.07755, section 3.2.
-Follows PaddleDetection's TaskAlignedAssigner as PPYOLOE sets it up; there is nothing trained in it.
+Follows PaddleDetection's TaskAlignedAssigner as PPYOLOE sets it up, with its `is_close_gt` as `centre_radius`; there is
+nothing trained in it.
 Deviation: of equal metrics the point of the lower index comes first; the original leaves it to the sort.
 
 Legend: A anchor points of all levels, G ground truths of one image, K classes.
@@ -14,6 +15,7 @@ from public.losses.assigners.assignment import (
     all_background,
     one_object_each,
     points_inside,
+    points_near_centre,
     top_k_mask,
 )
 from public.losses.box import pairwise_iou
@@ -24,20 +26,25 @@ EPS = 1e-9  # of the IoU, of the quotient of metrics, and in pixels of the insid
 class TaskAlignedAssigner:
     """The dynamic assigner: an object takes the `top_k` points inside it of the highest score ** alpha * IoU ** beta.
 
+    With a `centre_radius` it takes them from the points near its centre, inside it or not.
+
     Args:
         top_k: points an object claims.
         alpha, beta: exponents of the predicted score and of the IoU of the predicted box.
+        centre_radius: in strides of a point's level; None: the points inside the object.
     """
 
-    def __init__(self, *, top_k: int, alpha: float, beta: float):
+    def __init__(self, *, top_k: int, alpha: float, beta: float, centre_radius: float | None):
         self.top_k = top_k
         self.alpha = alpha
         self.beta = beta
+        self.centre_radius = centre_radius
 
     def __call__(
         self,
         *,
         points: torch.Tensor,
+        strides: torch.Tensor,
         class_scores: torch.Tensor,
         predicted_boxes: torch.Tensor,
         boxes: torch.Tensor,
@@ -46,7 +53,7 @@ class TaskAlignedAssigner:
         """Assigns the points of one image.  The label of background is K.
 
         Args:
-            points: (A, 2) in pixels.
+            points: (A, 2) in pixels; `strides`: (A, 1), pixels a cell of the level of each.
             class_scores: (A, K) in [0, 1], and `predicted_boxes`: (A, 4) in pixels, without gradient.
             boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
         """
@@ -55,8 +62,8 @@ class TaskAlignedAssigner:
             return all_background(num_points, num_classes, predicted_boxes)
         ious = pairwise_iou(boxes, predicted_boxes, eps=EPS)  # (G, A)
         metrics = class_scores.T[labels].pow(self.alpha) * ious.pow(self.beta)
-        is_inside = points_inside(points, boxes, margin=EPS)
-        is_claimed = top_k_mask(metrics * is_inside, self.top_k) & is_inside
+        is_eligible = self._eligible(points, strides, boxes)
+        is_claimed = top_k_mask(metrics * is_eligible, self.top_k) & is_eligible
         objects, is_positive = one_object_each(is_claimed, ious)
         scores = _normalised_metrics(metrics, ious, objects, is_positive)
         return Assignment(
@@ -64,6 +71,12 @@ class TaskAlignedAssigner:
             boxes=boxes[objects],
             scores=torch.where(is_positive, scores, 0.0),
         )
+
+    def _eligible(self, points: torch.Tensor, strides: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """True where an object may claim a point, (G, A)."""
+        if self.centre_radius is None:
+            return points_inside(points, boxes, margin=EPS)
+        return points_near_centre(points, boxes, radii=self.centre_radius * strides.squeeze(1))
 
 
 def _normalised_metrics(

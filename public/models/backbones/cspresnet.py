@@ -74,16 +74,27 @@ class CSPResStage(nn.Module):
 
 
 class CSPResNet(nn.Module):
-    """Images (B, 3, H, W) -> the features of strides 8, 16 and 32, of `out_channels` channels, as a list.
+    """Images (B, in_chans, H, W) -> the features of strides 8, 16 and 32, of `out_channels` channels, as a list.
 
     Args:
+        in_chans: channels of the images.
         channels: of the stem and of the four stages, five numbers.
         num_blocks: residual blocks in each of the four stages.
         use_alpha: a learnt factor on each block's 1x1 branch (PPYOLOE+).
         activation: a name of `public.models.layers.ACTIVATIONS`.
     """
 
-    def __init__(self, *, channels: tuple[int, ...], num_blocks: tuple[int, ...], use_alpha: bool, activation: str):
+    input_layer = "stem.conv1.conv"  # the convolution that reads the images
+
+    def __init__(
+        self,
+        *,
+        in_chans: int,
+        channels: tuple[int, ...],
+        num_blocks: tuple[int, ...],
+        use_alpha: bool,
+        activation: str,
+    ):
         super().__init__()
         if len(channels) != 5 or len(num_blocks) != 4:
             raise ValueError(
@@ -92,7 +103,7 @@ class CSPResNet(nn.Module):
             )
         stem = channels[0]
         self.stem = nn.Sequential()
-        self.stem.add_module("conv1", ConvBNAct(3, stem // 2, 3, stride=2, activation=activation))
+        self.stem.add_module("conv1", ConvBNAct(in_chans, stem // 2, 3, stride=2, activation=activation))
         self.stem.add_module("conv2", ConvBNAct(stem // 2, stem // 2, 3, activation=activation))
         self.stem.add_module("conv3", ConvBNAct(stem // 2, stem, 3, activation=activation))
         self.stages = nn.ModuleList(

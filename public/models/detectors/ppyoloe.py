@@ -1,7 +1,8 @@
 """PPYOLOE, an anchor-free one-stage detector.
 
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
-Weights: PaddleDetection's ppyoloe_crn_{s,m,l,x}, by `public.weights.paddle.rename_ppyoloe`.
+Weights: PaddleDetection's ppyoloe_crn_{s,m,l,x} and ppyoloe_plus_crn_{s,m,l,x}, by
+`public.weights.paddle.rename_ppyoloe`.  The tiny model with its auxiliary head stands in `ppyoloe_aux.py`.
 Deviations:
 - The head returns raw outputs in training and inference alike; decoding stands in `public.decoders.ppyoloe`.  So the
   original's fixed projection `proj_conv` (the numbers 0..reg_max) is no part of the model.
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from public.models.layers import ConvBNAct, initialise_convs
+from public.models.layers import ConvBNAct, RepVGGBlock, initialise_convs
 
 PRIOR_PROBABILITY = 0.01  # of each class at each point before training; arXiv 1708.02002, section 4.1
 
@@ -34,15 +35,21 @@ class PPYOLOEOutputs(NamedTuple):
 
 
 class ESEAttention(nn.Module):
-    """Feature times the sigmoid of one linear layer of its channel means, then a 1x1 convolution.
+    """Feature times the sigmoid of one linear layer of its channel means, then a convolution.
 
+    The convolution is 1x1 ("conv"), or a RepVGG block ("repvgg", in the tiny model).
     feature (B, C, H, W), mean (B, C, 1, 1) -> (B, C, H, W)
     """
 
-    def __init__(self, channels: int, *, activation: str):
+    def __init__(self, channels: int, *, activation: str, kind: str):
         super().__init__()
         self.fc = nn.Conv2d(channels, channels, 1)
-        self.conv = ConvBNAct(channels, channels, 1, activation=activation)
+        if kind == "conv":
+            self.conv = ConvBNAct(channels, channels, 1, activation=activation)
+        elif kind == "repvgg":
+            self.conv = RepVGGBlock(channels, channels, activation=activation, use_alpha=False)
+        else:
+            raise ValueError(f"unknown convolution {kind!r} of the head's attention; write conv or repvgg")
 
     def forward(self, feature: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         return self.conv(feature * self.fc(mean).sigmoid())
@@ -56,12 +63,16 @@ class PPYOLOEHead(nn.Module):
         num_classes: K.
         reg_max: the largest distance, in strides, that a bin stands for.
         activation: a name of `public.models.layers.ACTIVATIONS`.
+        attention: the convolution of each ESEAttention, "conv" or "repvgg".
     """
 
-    def __init__(self, *, in_channels: tuple[int, ...], num_classes: int, reg_max: int, activation: str):
+    def __init__(
+        self, *, in_channels: tuple[int, ...], num_classes: int, reg_max: int, activation: str, attention: str
+    ):
         super().__init__()
-        self.stem_cls = nn.ModuleList(ESEAttention(channels, activation=activation) for channels in in_channels)
-        self.stem_reg = nn.ModuleList(ESEAttention(channels, activation=activation) for channels in in_channels)
+        settings = {"activation": activation, "kind": attention}
+        self.stem_cls = nn.ModuleList(ESEAttention(channels, **settings) for channels in in_channels)
+        self.stem_reg = nn.ModuleList(ESEAttention(channels, **settings) for channels in in_channels)
         self.pred_cls = nn.ModuleList(nn.Conv2d(channels, num_classes, 3, padding=1) for channels in in_channels)
         self.pred_reg = nn.ModuleList(nn.Conv2d(channels, 4 * (reg_max + 1), 3, padding=1) for channels in in_channels)
 
@@ -82,15 +93,22 @@ class PPYOLOEHead(nn.Module):
             mean = feature.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
             classes = self.pred_cls[i](self.stem_cls[i](feature, mean) + feature)
             boxes = self.pred_reg[i](self.stem_reg[i](feature, mean))
-            class_logits.append(classes.permute(0, 2, 3, 1).flatten(1, 2))  # (B, K, H, W) -> (B, H * W, K)
-            box_logits.append(boxes.permute(0, 2, 3, 1).flatten(1, 2))  # (B, 4R, H, W) -> (B, H * W, 4R)
+            class_logits.append(as_points(classes))
+            box_logits.append(as_points(boxes))
             level_sizes.append((feature.shape[2], feature.shape[3]))
         return PPYOLOEOutputs(torch.cat(class_logits, dim=1), torch.cat(box_logits, dim=1), tuple(level_sizes))
 
 
-class PPYOLOEModel(nn.Module):
-    """Normalised images (B, 3, H, W), H and W multiples of the largest stride -> PPYOLOEOutputs.
+def as_points(level: torch.Tensor) -> torch.Tensor:
+    """One level's map (B, C, H, W) as points, rows before columns: (B, H * W, C)."""
+    return level.permute(0, 2, 3, 1).flatten(1, 2)
 
+
+class PPYOLOEModel(nn.Module):
+    """Normalised images (B, in_chans, H, W), H and W multiples of the largest stride -> PPYOLOEOutputs.
+
+    `class_layers` and `input_layer` say what another number of classes or of channels changes; `training_only` names
+    the parts that inference does without.
     The initial values are those of the original: see `initialise_convs` and `PPYOLOEHead.initialise`.
     """
 
@@ -104,14 +122,20 @@ class PPYOLOEModel(nn.Module):
         self.strides = tuple(strides)
         self.num_classes = num_classes
         self.class_layers = ("head.pred_cls.",)  # what another number of classes changes, by the beginning of its names
+        self.input_layer = f"backbone.{backbone.input_layer}"  # the convolution that reads the images
+        self.training_only = ()  # children that `fuse` leaves out
         initialise_convs(self)
         self.head.initialise()
 
     def forward(self, images: torch.Tensor) -> PPYOLOEOutputs:
+        self.check_size(images)
+        return self.head(self.neck(self.backbone(images)))
+
+    def check_size(self, images: torch.Tensor) -> None:
+        """ValueError where a side of `images` is no multiple of the largest stride."""
         height, width = images.shape[2:]
         multiple = max(self.strides)
         if height % multiple or width % multiple:
             raise ValueError(
                 f"images of {height} x {width} pixels: resize or pad both sides to multiples of {multiple}"
             )
-        return self.head(self.neck(self.backbone(images)))

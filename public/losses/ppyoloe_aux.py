@@ -1,0 +1,44 @@
+"""The loss of PPYOLOE with an auxiliary head: both heads learn the same assignment, and their terms are added.
+
+Follows PaddleDetection's PPYOLOEHead with auxiliary predictions.  The task-aligned assigner looks at the auxiliary
+predictions; the static one scores its points by the main ones.
+Deviations: none beyond those of `public.losses.ppyoloe`.
+
+Legend: B batch, A anchor points of all levels, K classes.
+"""
+
+import torch
+
+from public.collectives import share_of_sum
+from public.losses.assigners.assignment import Assignment
+from public.losses.ppyoloe import PPYOLOELoss
+from public.losses.progress import Progress
+
+
+class PPYOLOEAuxLoss(PPYOLOELoss):
+    """Callable: `loss(outputs, targets, progress)`, as PPYOLOELoss; takes PPYOLOEAuxOutputs, those of train mode."""
+
+    def unweighted(
+        self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress
+    ) -> dict[str, torch.Tensor]:
+        """The sum of both heads' terms before their weights, and `loss_l1`, which is reported but never trained.
+
+        Raises:
+            ValueError: the outputs hold no auxiliary head's, besides what PPYOLOELoss raises.
+        """
+        if not hasattr(outputs, "auxiliary"):
+            raise ValueError(
+                "the outputs are of the main head only, those of eval mode; call model.train() for this loss"
+            )
+        self._check(outputs, targets)
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            assignment = self.assign(outputs, targets, progress)
+            normaliser = share_of_sum(assignment.scores.sum())
+            main = self._terms(outputs, assignment, normaliser)
+            auxiliary = self._terms(outputs.auxiliary, assignment, normaliser)
+            return {name: main[name] + auxiliary[name] for name in main}
+
+    def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
+        """What each point of either head has to learn: labels (B, A), boxes (B, A, 4), scores (B, A)."""
+        is_static = progress.epoch < self.static_assigner_epochs
+        return super().assign(outputs if is_static else outputs.auxiliary, targets, progress)
