@@ -1,0 +1,154 @@
+"""The weights that experiments start from: what lies under pretrained/, where it comes from, and how it is made.
+
+A table, and nothing that reads or downloads.  The addresses and figures are those of PaddleDetection's READMEs; nothing
+was downloaded for this table, so a sum is given only where somebody has published one.
+"""
+
+from dataclasses import dataclass
+
+PADDLE = "https://paddledet.bj.bcebos.com/models"
+PADDLE_OBJECTS365 = "https://bj.bcebos.com/v1/paddledet/models/pretrained"  # as configs/ppyoloe/objects365 writes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownWeights:
+    """One file under pretrained/ and the file of another project that it is made from.
+
+    Fields:
+        name: file name under pretrained/.
+        model: the published name it is converted for.
+        original: the other project's file name.
+        url: where the other project offers it.
+        source: whose file it is and what it was trained on.
+        num_classes: of the file; None for a backbone alone.
+        published: the figure its makers state, in their words.
+        sha256: of `original`, where it is known, and `sha256_source`, who has published it.
+    """
+
+    name: str
+    model: str
+    original: str
+    url: str
+    source: str
+    num_classes: int | None
+    published: str
+    sha256: str | None = None
+    sha256_source: str = ""
+
+    @property
+    def backbone_only(self) -> bool:
+        return self.num_classes is None
+
+    @property
+    def command(self) -> str:
+        """The command that makes it, typed in the repository with `original` beside."""
+        flag = " --backbone_only" if self.backbone_only else ""
+        return f"python -m public.weights.convert paddle {self.model} {self.original} -o pretrained/{self.name}{flag}"
+
+
+def _coco(model: str, name: str, original: str, figure: str) -> KnownWeights:
+    return KnownWeights(
+        name=name,
+        model=model,
+        original=f"{original}.pdparams",
+        url=f"{PADDLE}/{original}.pdparams",
+        source="PaddleDetection, COCO train2017",
+        num_classes=80,
+        published=f"AP {figure} on COCO val2017",
+    )
+
+
+def _objects365(size: str, figure: str, sha256: str | None = None, sha256_source: str = "") -> KnownWeights:
+    original = f"ppyoloe_crn_{size}_obj365_pretrained.pdparams"
+    return KnownWeights(
+        name=f"ppyoloe_plus_{size}_objects365.pth",
+        model=f"ppyoloe_plus_{size}",
+        original=original,
+        url=f"{PADDLE_OBJECTS365}/{original}",
+        source="PaddleDetection, Objects365",
+        num_classes=365,
+        published=f"AP50 {figure} on Objects365",
+        sha256=sha256,
+        sha256_source=sha256_source,
+    )
+
+
+def _imagenet(size: str, model: str) -> KnownWeights:
+    original = f"CSPResNetb_{size}_pretrained.pdparams"
+    return KnownWeights(
+        name=f"cspresnet_{size}_imagenet.pth",
+        model=model,
+        original=original,
+        url=f"{PADDLE}/pretrained/{original}",
+        source="PaddleDetection, backbone trained on ImageNet",
+        num_classes=None,
+        published="none",
+    )
+
+
+KNOWN = (
+    _coco("ppyoloe_s", "ppyoloe_s_coco.pth", "ppyoloe_crn_s_300e_coco", "43.0"),
+    _coco("ppyoloe_m", "ppyoloe_m_coco.pth", "ppyoloe_crn_m_300e_coco", "49.0"),
+    _coco("ppyoloe_l", "ppyoloe_l_coco.pth", "ppyoloe_crn_l_300e_coco", "51.4"),
+    _coco("ppyoloe_x", "ppyoloe_x_coco.pth", "ppyoloe_crn_x_300e_coco", "52.3"),
+    _coco("ppyoloe_plus_t", "ppyoloe_plus_t_coco.pth", "ppyoloe_plus_crn_t_auxhead_300e_coco", "39.9"),
+    _coco("ppyoloe_plus_s", "ppyoloe_plus_s_coco.pth", "ppyoloe_plus_crn_s_80e_coco", "43.7"),
+    _coco("ppyoloe_plus_m", "ppyoloe_plus_m_coco.pth", "ppyoloe_plus_crn_m_80e_coco", "49.8"),
+    _coco("ppyoloe_plus_l", "ppyoloe_plus_l_coco.pth", "ppyoloe_plus_crn_l_80e_coco", "52.9"),
+    _coco("ppyoloe_plus_x", "ppyoloe_plus_x_coco.pth", "ppyoloe_plus_crn_x_80e_coco", "54.7"),
+    _objects365(
+        "s",
+        "18.1",
+        sha256="a0b3edcf31d2c641c20ae4e137666662d498b48f43d09debeaea2dfb0c570ff7",
+        sha256_source="a third party, who recorded it from the official download",
+    ),
+    _objects365("m", "25.0"),
+    _objects365("l", "30.8"),
+    _objects365("x", "32.7"),
+    _imagenet("t", "ppyoloe_plus_t"),
+    _imagenet("s", "ppyoloe_s"),
+    _imagenet("m", "ppyoloe_m"),
+    _imagenet("l", "ppyoloe_l"),
+    _imagenet("x", "ppyoloe_x"),
+)
+
+
+def by_name(name: str) -> KnownWeights | None:
+    """The known weights whose file under pretrained/ is called `name`, or None."""
+    return next((known for known in KNOWN if known.name == name), None)
+
+
+def by_original(original: str) -> KnownWeights | None:
+    """The known weights that are made from a file called `original`, or None."""
+    return next((known for known in KNOWN if known.original == original), None)
+
+
+def how_to_get(path: str) -> str:
+    """What has to be put at `path`, relative to the repository, and how."""
+    folder, _, name = path.replace("\\", "/").rpartition("/")
+    known = by_name(name) if folder.endswith("pretrained") or not folder else None
+    if known is None:
+        return (
+            "Put a checkpoint there: best.pth of a run, or weights that python -m public.weights.convert made. "
+            "pretrained/README.md lists the weights that are known by name"
+        )
+    return f"It is made from {known.original} ({known.source}): download {known.url} and run: {known.command}"
+
+
+def check_sha256(original: str, sha256: str) -> str:
+    """Compares the sum of a file called `original` with the known one; returns a line for the report.
+
+    Raises:
+        ValueError: the sums differ; naming both.
+    """
+    known = by_original(original)
+    if known is None:
+        return "no file of the list in pretrained/README.md"
+    if known.sha256 is None:
+        return f"the name of a known file, {known.source}, of which no sum is known: not checked"
+    if sha256 != known.sha256:
+        raise ValueError(
+            f"{original} has the sha256 {sha256}, but the known file of this name, {known.url}, has {known.sha256} "
+            f"(according to {known.sha256_source}). Download it again, or rename it if it is meant to be another file"
+        )
+    return f"a known file, {known.source}; the sum is that of {known.sha256_source}"
