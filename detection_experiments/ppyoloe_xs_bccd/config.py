@@ -60,9 +60,9 @@ config = DetectionConfig(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    train_data=Voc(sources=("BCCD/train",), classes=CLASSES, use_difficult=True),
-    val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True),
-    test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True),
+    train_data=Voc(sources=("BCCD/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     train_transforms=(
         ColorDistort(
             brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-10.0, 10.0), apply_prob=0.5

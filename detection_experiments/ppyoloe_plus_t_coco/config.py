@@ -1,0 +1,135 @@
+"""PPYOLOE+ t with its auxiliary head on COCO 2017, from an ImageNet backbone: 300 epochs, 64 images a step.
+
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250. PPYOLOE+: a learnt factor alpha on the 1x1 branches of the
+    backbone, images in [0, 1] without mean and std. The auxiliary neck and head serve training only: the points of an
+    object are assigned by their predictions, and from epoch 5 on they no longer train backbone and neck.
+Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/ppyoloe_plus_crn_t_auxhead_300e_coco.yml.
+Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,
+    val2017/. Of the 118,287 training images the 1,021 without an object to train on are left out, as in PaddleDetection;
+    all 5,000 validation images are evaluated.
+Command: torchrun --nproc_per_node=8 train.py --data_root <folder that holds coco/>
+    on one GPU: python train.py --data_root ... --accumulate 8 (the same 64 images a step and lr, but BatchNorm then sees 8
+    at a time)
+Starting weights: pretrained/cspresnet_t_imagenet.pth, PaddleDetection's CSPResNetb_t_pretrained, of which the backbone is
+    taken (pretrained/README.md says how to make the file); from scratch: --starting_weights none
+Expected: AP 0.399 on val2017, published by PaddleDetection (configs/ppyoloe/README.md; 56.6 in its column for test-dev
+    looks like AP50). Not trained by us.
+Precision: PaddleDetection trained with mixed precision (fp16); bf16 here, which needs no loss scaling.
+Weight decay: on everything but the scale and shift of BatchNorm and GroupNorm, as in PaddleDetection: biases of
+    convolutions and alpha are decayed.
+"""
+
+from public.config import DetectionConfig
+from public.datasets.coco import Coco
+from public.datasets.transforms import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, RandomFlip
+from public.families.ppyoloe_aux import PPYOLOEAux
+from public.input import InputSpec
+from public.training.ema import EMA
+from public.training.optimizers import SGD
+from public.training.schedules import WarmupCosine
+
+config = DetectionConfig(
+    detector=PPYOLOEAux(
+        depth=0.33,
+        width=0.375,
+        use_alpha=True,
+        activation="silu",
+        backbone_channels=(64, 128, 256, 512, 1024),
+        backbone_blocks=(3, 6, 6, 3),
+        neck_channels=(384, 384, 384),
+        neck_blocks=3,
+        num_classes=80,
+        strides=(32, 16, 8),
+        reg_max=16,
+        head_attention="repvgg",
+        aux_channels=288,
+        aux_detach_epoch=5,
+        grid_cell_scale=5.0,
+        grid_cell_offset=0.5,
+        static_assigner_epochs=100,
+        atss_top_k=9,
+        tal_top_k=13,
+        tal_alpha=1.0,
+        tal_beta=6.0,
+        tal_centre_radius=2.0,
+        varifocal_alpha=0.75,
+        varifocal_gamma=2.0,
+        loss_weight_cls=1.0,
+        loss_weight_iou=2.5,
+        loss_weight_dfl=0.5,
+        score_threshold=0.01,
+        nms_iou=0.7,
+        nms_top_k=1000,
+        keep_top_k=300,
+    ),
+    input=InputSpec(
+        size=(640, 640),
+        resize="stretch",
+        interpolation="cubic",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    ),
+    train_data=Coco(
+        annotations="coco/annotations/instances_train2017.json",
+        images="coco/train2017",
+        classes=None,
+        keep_empty_images=False,
+    ),
+    val_data=Coco(
+        annotations="coco/annotations/instances_val2017.json",
+        images="coco/val2017",
+        classes=None,
+        keep_empty_images=True,
+    ),
+    test_data=None,
+    train_transforms=(
+        ColorDistort(
+            brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5
+        ),
+        RandomExpand(ratio=(1.0, 4.0), fill=(124, 116, 104), apply_prob=0.5),
+        RandomCrop(
+            aspect_ratio=(0.5, 2.0),
+            scale=(0.3, 1.0),
+            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+            num_attempts=50,
+            allow_no_crop=True,
+        ),
+        RandomFlip(prob=0.5),
+    ),
+    batch_transforms=(
+        BatchRandomResize(
+            sizes=(320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768),
+            interpolations=("nearest", "linear", "area", "cubic", "lanczos"),
+        ),
+    ),
+    on_bad_sample="error",
+    metrics=("coco",),
+    seed=0,
+    epochs=300,
+    batch_size=64,
+    accumulate=1,
+    lr=0.01,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=False, decay_bias=True),
+    schedule=WarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=360, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.9998),
+    starting_weights="pretrained/cspresnet_t_imagenet.pth",
+    backbone_only=True,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=True,
+    precision="bf16",
+    channels_last=True,
+    compile=False,
+    deterministic=True,
+    threads=1,
+    tf32=False,
+    matmul_precision="highest",
+    evaluation_interval=10,
+    evaluation_batch_size=8,
+    best_metric="AP",
+    early_stop=None,
+)
