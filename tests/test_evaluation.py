@@ -315,6 +315,19 @@ def test_results_file_of_images_with_names(tmp_path):
     ]
 
 
+def test_a_results_file_without_a_detection_is_an_empty_list_which_load_res_refuses(tmp_path):
+    """What the docstring of write_coco_json says about pycocotools; should that be mended there, the words here go."""
+    annotations = read(tmp_path, make_json(np.random.default_rng(0)))
+    nothing = [found(index, []) for index in range(len(annotations))]
+    write_coco_json(tmp_path / "found.json", annotations, nothing)
+    assert json.loads((tmp_path / "found.json").read_text()) == []
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+        with pytest.raises(IndexError):
+            truth.loadRes(str(tmp_path / "found.json"))
+    assert evaluate_coco(annotations, nothing)["AP"] == 0
+
+
 def test_a_full_disk_leaves_the_old_results_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "found.json"
     path.write_text("old")

@@ -1,15 +1,25 @@
 """Evaluates weights on a data set of their experiment: `./test.sh [weights]` in the experiment's folder.
 
 Settings, batches, precision and threads are those of the run the weights come from, so the digits are those that
-training printed.
+training printed.  Beside the weights it writes
+
+    <weights>_<split>_detections.json       the detections, as a COCO results file
+    <weights>_<split>_evaluation/           precision over recall, confusion matrix, a table of the classes, and the
+                                            images in which most went wrong (public/evaluation/report.py)
+
+Example: ./test.sh runs/20260101-120000/best.pth --split test
 """
 
 import argparse
 from pathlib import Path
 
+import torch
+
 from public import collectives
 from public.evaluation.coco import write_coco_json
+from public.evaluation.report import write_report
 from public.experiment import find_data_root
+from public.test_scripts import cli
 from public.test_scripts.weights import find_weights
 from public.training import processes
 from public.training.checkpoint import digest, load_checkpoint
@@ -19,26 +29,33 @@ from public.training.run_folder import RunFolder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="test.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("experiment", help="an experiment's folder, or a run")
-    parser.add_argument("weights", nargs="?", help="a checkpoint; without one, best.pth of the (newest) run")
+    parser = cli.make_parser("evaluate", __doc__)
+    cli.add_weights(parser)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="which data set (val)")
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--data_root", help="folder of the data sets; else $ENCORE_DATA_ROOT, else <repository>/data")
+    cli.add_device(parser)
+    cli.add_data_root(parser)
     parser.add_argument("--limit_images", type=int, help="only the first N images; without it, as the run was made")
-    parser.add_argument("--output", type=Path, help="detections as COCO json; without it, beside the weights")
-    arguments = parser.parse_args()
-    try:
-        evaluate(arguments)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    cli.add_output(parser, "detections as COCO json; without it, beside the weights")
+    parser.add_argument("--no_report", action="store_true", help="only the digits and the detections")
+    parser.add_argument(
+        "--report", type=Path, help="folder of curves, tables and pictures; without it, beside the weights"
+    )
+    parser.add_argument(
+        "--score_threshold",
+        type=float,
+        help="of the confusion matrix and the worst images; without it, the one with the best F1 over all classes",
+    )
+    parser.add_argument("--num_worst", type=int, default=12, help="how many of the worst images are drawn (12)")
+    cli.call(evaluate, parser.parse_args())
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
-    """Prints the report of an evaluation and writes its detections; returns the metrics.
+    """Prints the report of an evaluation and writes its files; returns the metrics.
 
     Started by torchrun, the processes share the images; the digits stay the same.
     """
+    if arguments.num_worst < 0:
+        raise ValueError(f"--num_worst is {arguments.num_worst}; it must be at least 0")
     experiment, path = find_weights(arguments.experiment, arguments.weights)
     config, split = experiment.config, arguments.split
     device = processes.choose_device(arguments.device)
@@ -56,16 +73,46 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             class_names=tuple(checkpoint["class_names"]),
         )
         model = config.detector.build_model()
-        model.load_state_dict(checkpoint["model"])
+        _load(model, checkpoint, path, experiment.folder)
         metrics = task.evaluate(place(model, config, device), split)
         if collectives.rank() == 0:
             print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
             print(f"{split}: {task.annotations(split).summary()}")
-            print(task.report(metrics))
-            output = arguments.output or path.with_name(f"{path.stem}_{split}_detections.json")
-            write_coco_json(output, task.annotations(split), task.detections)
-            print(f"detections written to {output}")
+            print(task.report(metrics), flush=True)
+            _write(task, split, path, arguments)
     return metrics
+
+
+def _load(model: torch.nn.Module, checkpoint: dict, path: Path, experiment: Path) -> None:
+    """Raises ValueError, with torch's first words, where the weights are those of another model."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights {path} do not fit the model of {experiment}: {reason}") from error
+
+
+def _write(task: DetectionTask, split: str, weights: Path, arguments: argparse.Namespace) -> None:
+    """The files of an evaluation, and where they are."""
+    annotations = task.annotations(split)
+    output = arguments.output or weights.with_name(f"{weights.stem}_{split}_detections.json")
+    write_coco_json(output, annotations, task.detections)
+    print(f"detections written to {output}")
+    if not any(len(image.scores) for image in task.detections):
+        print(
+            "nothing was found in any image: the file is an empty list, which COCO.loadRes of pycocotools cannot open"
+        )
+    if arguments.no_report:
+        return
+    folder = arguments.report or weights.with_name(f"{weights.stem}_{split}_evaluation")
+    text = write_report(
+        folder,
+        annotations,
+        task.detections,
+        score_threshold=arguments.score_threshold,
+        num_worst=arguments.num_worst,
+    )
+    print(f"\n{text}\ncurves, confusion matrix, tables and worst images written to {folder}")
 
 
 if __name__ == "__main__":

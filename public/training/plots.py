@@ -40,17 +40,17 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
         ValueError: a line is broken, naming file and line.
         OSError: the picture cannot be written, naming it.
     """
-    train_lines, eval_lines = _read(Path(metrics_path))
+    train_lines, eval_lines = read_metrics(metrics_path)
     figure = Figure(figsize=(12, 7.5), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     (total_axes, terms_axes), (metric_axes, lr_axes) = figure.subplots(2, 2, sharex=True)
 
-    epochs = _numbers(train_lines, "epoch")
-    _draw_losses(total_axes, epochs, {"total": _numbers(train_lines, "loss")})
+    epochs = numbers(train_lines, "epoch")
+    _draw_losses(total_axes, epochs, {"total": numbers(train_lines, "loss")})
     term_names = dict.fromkeys(name for line in train_lines for name in line["losses"])  # in order, each once
-    terms = {name: _numbers([line["losses"] for line in train_lines], name) for name in term_names}
+    terms = {name: numbers([line["losses"] for line in train_lines], name) for name in term_names}
     _draw_losses(terms_axes, epochs, terms)
-    _draw_learning_rate(lr_axes, epochs, _numbers(train_lines, "lr"))
+    _draw_learning_rate(lr_axes, epochs, numbers(train_lines, "lr"))
     _draw_metrics(metric_axes, eval_lines)
 
     titles = {total_axes: "loss", terms_axes: "loss terms", metric_axes: "average precision", lr_axes: "learning rate"}
@@ -64,22 +64,31 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
     save_image(out_path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
-def _read(path: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of kind "train" and those of kind "eval"."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    entries = []
+def read_metrics(path: str | Path) -> tuple[list[dict], list[dict]]:
+    """The lines of kind "train" and those of kind "eval" of a metrics.jsonl, in its order.
+
+    A last line that a killed process left unfinished is passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is broken, naming file and line.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    by_kind: dict[str, list[dict]] = {"train": [], "eval": []}
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines) and not line.endswith("\n"):
                 break  # the process that was writing it is gone, or still writing
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-    by_kind = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in ("train", "eval")}
+        if not isinstance(entry, dict) or "kind" not in entry:
+            raise ValueError(f"{path}, line {number} is no entry of a run: an object with a kind is expected")
+        by_kind.setdefault(entry["kind"], []).append(entry)
     return by_kind["train"], by_kind["eval"]
 
 
-def _numbers(entries: list[dict], name: str) -> np.ndarray:
+def numbers(entries: list[dict], name: str) -> np.ndarray:
     """The value `name` of each entry, float64 (n,); NaN where it is absent or null."""
     values = [entry.get(name) for entry in entries]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
@@ -136,9 +145,9 @@ def _draw_learning_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> No
 
 
 def _draw_metrics(axes: Axes, eval_lines: list[dict]) -> None:
-    epochs = _numbers(eval_lines, "epoch")
+    epochs = numbers(eval_lines, "epoch")
     metrics = [line["metrics"] for line in eval_lines]
-    curves = {name: _numbers(metrics, name) for name in METRIC_NAMES}
+    curves = {name: numbers(metrics, name) for name in METRIC_NAMES}
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     if not curves:
         _say(axes, "no evaluation logged")
