@@ -1,5 +1,6 @@
 """A trained detector, ready to use: from a checkpoint to boxes in the pixels of an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from public.training.processes import choose_device
 
 
 class Detector:
-    """Finds objects in one image at a time.
+    """Finds objects in images, one at a time or many.
 
     Args:
         model: a detector's network, with its weights.
@@ -31,7 +32,6 @@ class Detector:
         self.model = model.to(device).eval()
         self.decoder, self.spec, self.class_names, self.device = decoder, spec, class_names, device
 
-    @torch.no_grad()
     def __call__(self, image: str | Path | np.ndarray, score_threshold: float = 0.0) -> dict[str, object]:
         """Detections by falling score; finding nothing is a normal result.
 
@@ -42,11 +42,34 @@ class Detector:
         Returns:
             boxes: float32 (N, 4), x1 y1 x2 y2 in pixels of the image.  scores: float32 (N,).  labels: int64 (N,).
             names: N names.
+
+        Raises:
+            ImageError: the file cannot be read; it is named.
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        prepared, geometry = prepare(pixels, self.spec)
-        batch = torch.from_numpy(prepared)[None].to(self.device)
-        (found,) = to_image(self.decoder(self.model(normalise(batch, self.spec))), [geometry])
+        return self._batch([image], score_threshold)[0]
+
+    def many(
+        self, images: Sequence[str | Path | np.ndarray], score_threshold: float = 0.0, *, batch_size: int = 8
+    ) -> list[dict[str, object]]:
+        """For each image what `detector(image, score_threshold)` finds, up to rounding; `batch_size` images at once.
+
+        Files are read batch by batch, so that many large images do not fill the memory.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        starts = range(0, len(images), batch_size)
+        return [found for i in starts for found in self._batch(images[i : i + batch_size], score_threshold)]
+
+    @torch.no_grad()
+    def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, object]]:
+        pixels = (image if isinstance(image, np.ndarray) else read_image(image) for image in images)
+        prepared, geometries = zip(*(prepare(image, self.spec) for image in pixels))
+        batch = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, h, w, 3)
+        detections = to_image(self.decoder(self.model(normalise(batch, self.spec))), list(geometries))
+        return [self._named(found, score_threshold) for found in detections]
+
+    def _named(self, found: dict[str, torch.Tensor], score_threshold: float) -> dict[str, object]:
+        """The detections of one image as arrays, those below the threshold left out, with their names."""
         kept = found["scores"] >= score_threshold
         boxes, scores, labels = (found[key][kept].cpu().numpy() for key in ("boxes", "scores", "labels"))
         names = [self.class_names[label] for label in labels]
@@ -54,7 +77,7 @@ class Detector:
 
 
 def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
-    """The detector of checkpoint `path`: a run's best.pth or latest.pth, or converted weights.
+    """The detector of checkpoint `path`: a run's best.pth or latest.pth, or weights of `public.weights.convert`.
 
     Args:
         settings: the detector's settings; None: those of the run the checkpoint lies in (with code of its own, if it has
@@ -62,10 +85,12 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint, or needs the code of an experiment it no longer lies in.
+        ValueError: the file is no checkpoint of a whole detector, does not fit the settings, or needs the code of an
+            experiment it no longer lies in.
     """
     path = Path(path).resolve()
     checkpoint = load_checkpoint(path)
+    _check_is_detector(path, checkpoint)
     if settings is None:
         settings = _settings(path, checkpoint)
     if settings.num_classes != checkpoint["num_classes"]:
@@ -73,7 +98,13 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
             f"{path} holds weights for {checkpoint['num_classes']} classes, but the settings say {settings.num_classes}"
         )
     model = settings.build_model()
-    model.load_state_dict(checkpoint["model"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:  # its text has a line for each name
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"the weights of {path} do not fit {type(settings).__name__} as it is set: {reason}"
+        ) from error
     return Detector(
         model=model,
         decoder=settings.build_decoder(),
@@ -83,6 +114,17 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
     )
 
 
+def _check_is_detector(path: Path, checkpoint: dict) -> None:
+    if checkpoint.get("part") == "backbone":
+        raise ValueError(f"{path} holds a backbone only, to start a training from; a detector needs all its weights")
+    missing = [key for key in ("num_classes", "class_names", "input", "detector") if key not in checkpoint]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: it is no checkpoint of a detector; those of a run have them, and those "
+            "that python -m public.weights.convert writes"
+        )
+
+
 def _settings(path: Path, checkpoint: dict):
     if (path.parent / "config.json").is_file():
         return load_experiment(path.parent).config.detector
@@ -90,6 +132,6 @@ def _settings(path: Path, checkpoint: dict):
     if name not in FAMILIES:
         raise ValueError(
             f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
-            "experiment: public/test_scripts/detect_single_image.sh <experiment folder> <image> <weights>"
+            "experiment: python -m public.test_scripts.detect <experiment folder> <image> <weights>"
         )
     return thaw(checkpoint["detector"], FAMILIES)

@@ -6,6 +6,7 @@ arguments.  All sizes (lines, text, gaps) follow from the size of the picture, s
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from public.files import write_whole
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_TEXT_HEIGHT = 7  # height of a capital in pixels, below which letters run together
+MAX_LABELLED = 1 / 3  # part of a picture that labels may cover; beyond it the least important boxes have none
+MAX_ENLARGED = 4  # longer side of an enlarged picture, in shorter sides asked for
 BACKGROUND = (255, 255, 255)
 INK = (32, 32, 32)
 
@@ -51,14 +54,17 @@ def draw_detections(
     """A copy of `image` with its boxes, each in the colour of its class, named, and with its score where there is one.
 
     Boxes with higher scores, or smaller ones where there are no scores, lie on top.  Labels stay inside the image, keep
-    clear of each other as far as there is room, and shrink where they would hide too much of the picture.
+    clear of each other as far as there is room, and shrink where they would hide too much of the picture.  Letters that
+    can shrink no more, as in pictures of 64 pixels, are left out where labels would cover over a third of the picture:
+    every box is drawn, the least important ones without a label.
 
     Args:
         image: uint8 RGB (H, W, 3).
         boxes: (n, 4) x1 y1 x2 y2 in pixels of `image`; parts outside the image are not seen.
         labels: (n,) positions in `class_names`.
         scores: (n,), or None for ground truth.
-        min_side: an image whose shorter side is smaller is enlarged to this many pixels, boxes included.
+        min_side: an image whose shorter side is smaller is enlarged to this many pixels, boxes included; a long strip
+            only as far as its longer side has four times as many.
 
     Raises:
         ValueError: the arrays do not fit together, a box is not finite, or a label is no class.
@@ -85,7 +91,8 @@ def draw_detections(
     for number in order:
         _draw_box(image, corners[number], colors[number], style)
     chips: list[Chip] = []
-    for number in order[::-1]:  # the most important label chooses its place first
+    num_labels = _num_that_fit([texts[number] for number in order[::-1]], style, height, width)
+    for number in order[::-1][:num_labels]:  # the most important label chooses its place first
         chips.append(_place_chip(texts[number], colors[number], corners[number], chips, style, (height, width)))
     for chip in reversed(chips):
         _draw_chip(image, chip, style)
@@ -98,6 +105,11 @@ def class_colors(num_classes: int) -> np.ndarray:
     Each colour is the one farthest from all before it, by distance in the perceptual space OKLab (B. Ottosson, "A
     perceptual color space for image processing", 2020), among some 2,600 vivid colours; after those they repeat.
     """
+    return _class_colors(num_classes).copy()
+
+
+@lru_cache(maxsize=8)  # of 80 classes they take 15 ms, too much for each frame of a video
+def _class_colors(num_classes: int) -> np.ndarray:
     candidates = _vivid_colors()
     lab = _oklab(candidates)  # (candidates, 3)
     chosen = [int(np.argmin(np.abs(candidates.astype(int) - (255, 64, 32)).sum(axis=1)))]  # a warm red to begin with
@@ -160,6 +172,12 @@ def _style_for(height: int, width: int, texts: Sequence[str]) -> Style:
             break
         text_height -= 1
     return _style(line_width, text_height)
+
+
+def _num_that_fit(texts: Sequence[str], style: Style, height: int, width: int) -> int:
+    """How many labels, from the first on, cover no more of the picture than they may."""
+    areas = [np.prod(_chip_size(_shortened(text, style, width), style)) for text in texts]
+    return int(np.searchsorted(np.cumsum(areas), MAX_LABELLED * height * width, side="right"))
 
 
 def _style(line_width: int, text_height: int) -> Style:
@@ -338,7 +356,8 @@ def _enlarged(image: np.ndarray, min_side: int | None) -> tuple[np.ndarray, np.n
     height, width = image.shape[:2]
     if min_side is None or min(height, width) >= min_side:
         return image.copy(), np.ones(4)
-    enlarged = _resized(image, min_side / min(height, width))
+    longest = max(height, width)
+    enlarged = _resized(image, min(min_side / min(height, width), max(MAX_ENLARGED * min_side / longest, 1)))
     return enlarged, np.tile([enlarged.shape[1] / width, enlarged.shape[0] / height], 2)
 
 

@@ -94,23 +94,32 @@ def test_small_images_are_enlarged_when_asked():
     assert draw_detections(grey(50, 100), [[20, 10, 60, 40]], [0], NAMES, min_side=50).shape == (50, 100, 3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20, 6000), (20, 6000)), ((20, 400), (40, 800)), ((1, 1), (200, 200))]
+)
+def test_a_long_strip_is_not_enlarged_beyond_measure(shape, expected):
+    image = draw_detections(grey(*shape), [[0, 0, 1, 1]], [0], NAMES, min_side=200)
+    assert image.shape[:2] == expected
+
+
 # Labels
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 64), (64, 20), (300, 400)])
-def test_labels_stay_inside_the_image(height, width, chips):
+@pytest.mark.parametrize(
+    ("height", "width", "has_room"), [(8, 8, False), (16, 64, False), (64, 20, True), (300, 400, True)]
+)
+def test_labels_stay_inside_the_image(height, width, has_room, chips):
+    """Pictures of which one label would hide more than a third have none."""
     rng = np.random.default_rng(height)
     centres = rng.uniform(-0.3, 1.3, (40, 2)) * (width, height)
     sizes = rng.uniform(0, 0.8, (40, 2)) * (width, height)
     boxes = np.concatenate([centres - sizes, centres + sizes], axis=1)
     draw_detections(grey(height, width), boxes, rng.integers(0, 3, 40), NAMES, rng.random(40))
-    corners = np.array([chip.box for chip in chips])
-    assert len(corners) == 40
-    assert corners[:, 0].min() >= 0
-    assert corners[:, 2].max() <= width
-    if height > 10:  # lower pictures than a letter cannot hold one
-        assert corners[:, 1].min() >= 0
-        assert corners[:, 3].max() <= height
+    corners = np.array([chip.box for chip in chips]).reshape(-1, 4)
+    assert (len(corners) > 0) == has_room
+    assert np.prod(corners[:, 2:] - corners[:, :2], axis=1).sum() <= height * width / 3
+    assert (corners >= 0).all()
+    assert (corners <= [width, height, width, height]).all()
 
 
 def test_a_name_that_is_too_long_ends_in_two_points(chips):
@@ -139,6 +148,24 @@ def test_labels_shrink_where_there_are_many(chips):
     draw_detections(grey(480, 640), boxes, rng.integers(0, 3, 80), NAMES, rng.random(80))
     heights = [chip.box[3] - chip.box[1] for chip in chips]
     assert heights[0] > max(heights[1:])
+
+
+def test_every_box_is_drawn_and_the_best_are_labelled(chips):
+    """On 96 x 96 pixels a third is room for three labels of some 70 x 11; the boxes of all ten are there."""
+    x, y = np.meshgrid([4, 24, 44, 64, 84], [20, 60])
+    corners = np.stack([x.ravel(), y.ravel()], axis=1)
+    scores = np.random.default_rng(0).permutation(10) / 10
+    image = draw_detections(grey(96, 96), np.concatenate([corners, corners + 8], axis=1), [1] * 10, NAMES, scores)
+    kept = [chip.text for chip in chips]
+    assert 1 <= len(kept) < 10
+    assert kept == [f"dog {score:.2f}" for score in sorted(scores)[-len(kept) :]]
+    covered = np.zeros((96, 96), dtype=bool)
+    for chip in chips:
+        covered[chip.box[1] : chip.box[3], chip.box[0] : chip.box[2]] = True
+    assert covered.sum() <= 96 * 96 / 3
+    is_line = colored(image, class_colors(3)[1])
+    for left, top in corners.tolist():
+        assert (is_line | covered)[top, left : left + 8].all()
 
 
 # Colours

@@ -1,0 +1,174 @@
+"""Counts the parameters and the operations of a network, module by module.
+
+    python -m public.test_scripts.flops detection_experiments/ppyoloe_s_voc
+    python -m public.test_scripts.flops ppyoloe_s --shape 640 640 --depth 2 --fuse
+
+One multiply-accumulate (MAC) is two floating-point operations (FLOPs): GFLOPs = 2 x GMACs.  Papers are not agreed on
+which of the two they print under the name FLOPs.  Counted, by torch.utils.flop_counter, are convolutions and matrix
+products in eval mode, for one image; both numbers are proportional to the images of a batch.  Normalisation, activations,
+sums, pooling, resizing, decoding and NMS are not counted.  thop counts the layers of normalisation and pooling as well,
+and misses what is no layer.
+
+Nothing is computed: the network runs on torch's "meta" device, which knows shapes only, so the largest one takes a
+second.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from public.files import write_whole
+from public.models.fuse import fuse
+from public.test_scripts import cli
+from public.test_scripts.weights import Network, find_network
+from public.training.compute import freeze_parameters
+
+
+class Row(NamedTuple):
+    """One module: its dotted name ("" is the whole network), values in its parameters, MACs of one image."""
+
+    name: str
+    parameters: int
+    macs: int
+
+
+class Count(NamedTuple):
+    """Parameters and MACs of a network, for one image."""
+
+    rows: list[Row]  # every module, in the order of the network, itself first
+    trainable: int
+    uncounted: list[str]  # modules with weights of their own for which no operation was counted
+
+    @property
+    def parameters(self) -> int:
+        return self.rows[0].parameters
+
+    @property
+    def macs(self) -> int:
+        return self.rows[0].macs
+
+
+def main() -> None:
+    parser = cli.make_parser("flops", __doc__, experiment=None)
+    parser.add_argument("network", help="an experiment's folder, a run, or a published name such as ppyoloe_s")
+    parser.add_argument(
+        "--shape", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input in pixels; without it, the experiment's"
+    )
+    parser.add_argument("--depth", type=int, default=1, help="levels of modules in the table; 0: the total only (1)")
+    parser.add_argument("--fuse", action="store_true", help="after re-parameterisation, as for inference")
+    parser.add_argument("--json", type=Path, help="write the numbers of every module here as well")
+    cli.call(flops, parser.parse_args())
+
+
+def flops(arguments: argparse.Namespace) -> Count:
+    """Prints the table of a network; returns what was counted."""
+    if arguments.depth < 0:
+        raise ValueError(f"--depth is {arguments.depth}; it must be at least 0")
+    network = find_network(arguments.network)
+    height, width = network.size(arguments.shape)
+    count = count_operations(build(network, is_fused=arguments.fuse), example_input(height, width))
+    print(f"{network.name}{', re-parameterised' if arguments.fuse else ''}, one image of {height} x {width} pixels")
+    print(table(count, arguments.depth))
+    frozen = count.parameters - count.trainable
+    print(
+        f"parameters: {count.parameters:,}"
+        + ("" if arguments.fuse else f" ({count.trainable:,} trainable, {frozen:,} frozen)")
+    )
+    print(f"{count.macs / 1e9:.3f} GMACs = {2 * count.macs / 1e9:.3f} GFLOPs: convolutions and matrix products")
+    if count.uncounted:
+        print(f"no operation was counted for, or these play no part in inference: {', '.join(count.uncounted)}")
+    if arguments.json:
+        _write_json(arguments.json, network, (height, width), arguments.fuse, count)
+        print(f"written to {arguments.json.resolve()}")
+    return count
+
+
+def build(network: Network, *, is_fused: bool) -> nn.Module:
+    """The network in eval mode; what the experiment freezes is frozen.  Of a re-parameterised one nothing is trained."""
+    model = network.settings.build_model()
+    if network.experiment is not None:
+        freeze_parameters(model, network.experiment.config.freeze)
+    return fuse(model).requires_grad_(False) if is_fused else model.eval()
+
+
+def example_input(height: int, width: int, num_images: int = 1) -> torch.Tensor:
+    """Images (B, 3, H, W) on the meta device: a shape without values."""
+    return torch.empty(num_images, 3, height, width, device="meta")
+
+
+def count_operations(model: nn.Module, images: torch.Tensor) -> Count:
+    """Counts a forward pass of `model`, which is moved to the meta device, over `images` there.
+
+    The MACs are those of all the images.
+
+    Raises:
+        ValueError: the network refuses the shape of the images.
+    """
+    model = model.to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    counts = counter.get_flop_counts()  # by the path of calls, which begins with the class of the network
+    root = type(model).__name__
+    called = {name.removeprefix(root).removeprefix("."): sum(ops.values()) // 2 for name, ops in counts.items()}
+    modules = dict(model.named_modules())
+    rows = [Row(name, _num_values(module), _macs(name, modules, called)) for name, module in modules.items()]
+    uncounted = [row.name for row in rows if row.macs == 0 and _has_own_weight(modules[row.name])]
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Count(rows, trainable, uncounted)
+
+
+def _num_values(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _macs(name: str, modules: dict[str, nn.Module], called: dict[str, int]) -> int:
+    """MACs inside the module `name`; a container that is never called itself has those of its parts."""
+    if name in called:
+        return called[name]
+    start = f"{name}." if name else ""
+    parts = [start + part for part, _ in modules[name].named_children() if start + part in modules]
+    return sum(_macs(part, modules, called) for part in parts)
+
+
+def _has_own_weight(module: nn.Module) -> bool:
+    """Whether it holds a matrix or a kernel itself; the vectors of a normalisation are none."""
+    return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+
+
+def table(count: Count, depth: int) -> str:
+    """The modules down to `depth` levels, with their share of the MACs; of the whole network the last line."""
+    shown = [row for row in count.rows[1:] if row.name.count(".") < depth]
+    width = max([len(row.name) for row in shown] + [len("total")])
+    lines = [f"{'module':<{width}} {'parameters':>13} {'GMACs':>10} {'GFLOPs':>10} {'share':>8}"]
+    for row in [*shown, count.rows[0]]:
+        share = row.macs / count.macs if count.macs else 0.0
+        lines.append(
+            f"{row.name or 'total':<{width}} {row.parameters:>13,} {row.macs / 1e9:>10.3f} {2 * row.macs / 1e9:>10.3f} "
+            f"{share:>8.1%}"
+        )
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, network: Network, size: tuple[int, int], is_fused: bool, count: Count) -> None:
+    value = {
+        "network": network.name,
+        "height": size[0],
+        "width": size[1],
+        "fused": is_fused,
+        "parameters": count.parameters,
+        "trainable": count.trainable,
+        "macs": count.macs,
+        "flops": 2 * count.macs,
+        "modules": [row._asdict() for row in count.rows],
+        "uncounted": count.uncounted,
+    }
+    write_whole(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+
+
+if __name__ == "__main__":
+    main()
