@@ -10,6 +10,7 @@ The parameters, and the order in which PPYOLOE and PicoDet use them, are those o
 operators keep float32 images between the transforms; ours round to uint8 after each (a deviation, for speed).
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -66,6 +67,9 @@ class RandomFlip:
 
     prob: float
 
+    def __post_init__(self):
+        _check(self, prob=(0, 1))
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.prob:
             return sample
@@ -83,6 +87,7 @@ class Resize:
     interpolation: str
 
     def __post_init__(self):
+        _check_sizes(self.size)
         _check_interpolations((self.interpolation,))
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
@@ -101,6 +106,7 @@ class BatchRandomResize:
     interpolations: tuple[str, ...]
 
     def __post_init__(self):
+        _check_sizes(self.sizes)
         _check_interpolations(self.interpolations)
 
     def draw(self, rng: np.random.Generator) -> Resize:
@@ -109,10 +115,32 @@ class BatchRandomResize:
         return Resize(size=(size, size), interpolation=self.interpolations[rng.integers(len(self.interpolations))])
 
 
+def _check_sizes(sizes):
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"sizes {sizes!r} have to be whole positive pixels, at least one")
+
+
 def _check_interpolations(names):
+    if not names:
+        raise ValueError(f"interpolations {names!r}: at least one is needed, of {tuple(INTERPOLATIONS)}")
     for name in names:
         if name not in INTERPOLATIONS:
             raise ValueError(f"interpolation {name!r} has to be one of {tuple(INTERPOLATIONS)}")
+
+
+def _check(transform, **limits):
+    """Refuses a field, a number or several in rising order, that is not within its (lowest, highest) limits.
+
+    Raises:
+        ValueError: naming transform, field, value and limits.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(transform, name)
+        values = value if isinstance(value, tuple) else (value,)
+        is_inside = all(math.isfinite(number) and low <= number <= high for number in values)
+        if not is_inside or list(values) != sorted(values):
+            rule = "has to be" if len(values) == 1 else "has to rise"
+            raise ValueError(f"{type(transform).__name__}.{name} is {value!r}, {rule} within {low} .. {high}")
 
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # the grey of an RGB colour, ITU-R BT.601
@@ -136,6 +164,10 @@ class ColorDistort:
     saturation: tuple[float, float]
     hue: tuple[float, float]
     apply_prob: float
+
+    def __post_init__(self):
+        factor = (0, math.inf)
+        _check(self, brightness=factor, contrast=factor, saturation=factor, hue=(-256, 256), apply_prob=(0, 1))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         changes = (
@@ -183,7 +215,8 @@ def _change_hue(image, shift):
 class RandomExpand:
     """Puts the picture at a random place of a larger one of even colour, which makes its objects smaller.
 
-    PaddleDetection's RandomExpand; its `prob` is the chance that nothing is done, so `apply_prob` is 1 - prob.
+    PaddleDetection's RandomExpand; its `prob` is the chance that nothing is done, so `apply_prob` is 1 - prob.  A
+    deviation of one pixel: the picture may also touch the right or lower edge.
 
     Fields:
         ratio: (lowest, highest) growth of both sides, drawn evenly.
@@ -194,6 +227,11 @@ class RandomExpand:
     ratio: tuple[float, float]
     fill: tuple[int, int, int]
     apply_prob: float
+
+    def __post_init__(self):
+        _check(self, ratio=(1, math.inf), apply_prob=(0, 1))
+        if len(self.fill) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
+            raise ValueError(f"RandomExpand.fill is {self.fill!r}, has to be a colour of three whole levels 0 .. 255")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         is_applied = rng.random() < self.apply_prob
@@ -234,6 +272,16 @@ class RandomCrop:
     thresholds: tuple[float, ...]
     num_attempts: int
     allow_no_crop: bool
+
+    def __post_init__(self):
+        _check(self, aspect_ratio=(1e-6, math.inf), scale=(1e-6, 1), num_attempts=(1, math.inf))
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"RandomCrop.thresholds are {self.thresholds!r}, have to be IoUs within 0 .. 1")
+        if not self.aspect_ratio[0] <= 1 <= self.aspect_ratio[1]:
+            raise ValueError(
+                f"RandomCrop.aspect_ratio is {self.aspect_ratio!r}, has to include 1: a crop with all of the picture's "
+                "area has no other"
+            )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         num_choices = len(self.thresholds) + self.allow_no_crop
