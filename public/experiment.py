@@ -43,7 +43,7 @@ def load_experiment(path: str | Path) -> Experiment:
 
     Raises:
         FileNotFoundError: `path` is neither.
-        TypeError: config.py does not state a configuration.
+        ValueError: config.py does not state a configuration.
     """
     path = Path(path).resolve()
     if (path / "config.json").is_file() and (path / "experiment" / "config.py").is_file():
@@ -111,7 +111,7 @@ def _load_package(folder: Path) -> types.ModuleType:
         sys.modules.pop(name)
         raise
     if not isinstance(getattr(module, "config", None), TrainingConfig):
-        raise TypeError(f"{folder / 'config.py'} must state `config = DetectionConfig(...)`")
+        raise ValueError(f"{folder / 'config.py'} must state `config = DetectionConfig(...)`")
     return module
 
 

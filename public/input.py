@@ -15,6 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from PIL import Image
+
+EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -26,7 +29,15 @@ INTERPOLATIONS = {
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names the file and the reason."""
+    """A picture that cannot be used; the message names the file and the reason.
+
+    `kind` is the reason in two words, by which `public.datasets.defects` counts: "missing picture", "empty picture",
+    "truncated picture", "unreadable picture" or "wrong size".
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable picture"):
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,33 +162,85 @@ def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
     return restored
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """The picture as uint8 RGB (H, W, 3), turned as its EXIF orientation says; grey becomes RGB, alpha is dropped.
+def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
+    """The picture as uint8 RGB (H, W, 3), by one rule that boxes, drawing, training and detection share.
+
+    - It is turned as its EXIF orientation says (JPEG, PNG, WebP, TIFF).  Boxes belong to the turned picture.
+    - Grey, one-bit and palette pictures become RGB.
+    - Alpha is dropped, not blended: the colours under it are taken as they are stored.
+    - CMYK becomes RGB as (255 - C) (255 - K) / 255; Adobe's inverted CMYK JPEGs are recognised.
+    - 16 bits become 8 as value / 257, rounded, which takes 65535 to 255.  Pictures of floating point or 32-bit numbers are
+      refused, since what is white in them is not known.
+    - Of an animation or a file of several pages the first picture is taken.
+
+    Args:
+        turn: False leaves the picture as it is stored, to find out what an annotation was made for.  (TIFFs are always
+            turned.)
 
     Raises:
-        ImageError: the file is missing, empty, cut short or no picture.
+        ImageError: the file is missing, empty, cut short, no picture, or one of floating point or 32-bit numbers.
     """
     path = os.fspath(path)
+    data = _read_bytes(path)
+    if _is_cut_jpeg(data):
+        raise ImageError(
+            f"{path}: truncated, the JPEG has no end after its {len(data)} bytes. Fetch the picture again.",
+            "truncated picture",
+        )
+    flags = cv2.IMREAD_ANYDEPTH | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+    image = _decode(path, data, flags | cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        image = _decode(path, data, cv2.IMREAD_UNCHANGED)
+        if image is None or image.dtype in (np.uint8, np.uint16):
+            raise ImageError(f"{path}: no picture that OpenCV can decode, or a damaged one ({len(data)} bytes).")
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype != np.uint16:
+        raise ImageError(
+            f"{path}: its values are {image.dtype}, which has no stated white. Save it with 8 or 16 bits a channel."
+        )
+    # OpenCV 5.0 mixes up the channels of 16-bit TIFFs where it is asked for RGB.
+    image = cv2.cvtColor(_decode(path, data, flags | cv2.IMREAD_COLOR_BGR), cv2.COLOR_BGR2RGB)
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def read_size(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the picture as `read_image` gives it, and as it is stored, from the file's header alone.
+
+    Pillow reads it: OpenCV cannot read a header without the pixels.
+
+    Raises:
+        ImageError: the file is missing, empty or no picture.  A file that is cut short is not noticed.
+    """
+    path = os.fspath(path)
+    try:
+        with Image.open(path) as picture:
+            stored = picture.size  # of a TIFF, Pillow says the size after turning
+            is_on_its_side = picture.format != "TIFF" and picture.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        data = _read_bytes(path)
+        raise ImageError(f"{path}: no picture whose header can be read ({len(data)} bytes).") from None
+    return (stored[::-1] if is_on_its_side else stored), stored
+
+
+def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        raise ImageError(f"{path}: missing. Is the data root right?") from None
+        raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
     if not data:
-        raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.")
-    if _is_cut_jpeg(data):
-        raise ImageError(
-            f"{path}: truncated, the JPEG has no end after its {len(data)} bytes. Fetch the picture again."
-        )
+        raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.", "empty picture")
+    return data
+
+
+def _decode(path: str, data: bytes, flags: int) -> np.ndarray | None:
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+        return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"{path}: OpenCV cannot decode it: {error.err}") from None
-    if image is None:
-        raise ImageError(f"{path}: no picture that OpenCV can decode, or a damaged one ({len(data)} bytes).")
-    return image
 
 
 def _is_cut_jpeg(data: bytes) -> bool:

@@ -16,7 +16,7 @@ from public.datasets.voc import VOC_CLASSES, Voc, to_inclusive_pixels
 from public.input import ImageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-VOC_2007 = Voc(sources=("VOCdevkit/VOC2007/train",), classes=None, use_difficult=True)
+VOC_2007 = Voc(sources=("VOCdevkit/VOC2007/train",), classes=None, use_difficult=True, keep_empty_images=True)
 TINY_COCO = Coco(annotations="annotations/train.json", images="images", classes=None, keep_empty_images=True)
 
 
@@ -69,7 +69,12 @@ def test_voc_coordinates_are_edges_of_pixels_and_go_back_to_the_xml(tmp_path):
 def test_a_union_of_years_keeps_the_order_of_its_sources(tmp_path):
     first = write_voc(tmp_path, folder="VOCdevkit/VOC2007", split="trainval", num_images=3)
     second = write_voc(tmp_path, folder="VOCdevkit/VOC2012", split="train", num_images=4, seed=1)
-    union = Voc(sources=("VOCdevkit/VOC2007/trainval", "VOCdevkit/VOC2012/train"), classes=None, use_difficult=False)
+    union = Voc(
+        sources=("VOCdevkit/VOC2007/trainval", "VOCdevkit/VOC2012/train"),
+        classes=None,
+        use_difficult=False,
+        keep_empty_images=True,
+    )
     annotations = union.read(tmp_path)
     assert_same(annotations, first + second)
     assert annotations.image_name(3) == "VOCdevkit/VOC2012/JPEGImages/train_0000.png"
@@ -77,7 +82,9 @@ def test_a_union_of_years_keeps_the_order_of_its_sources(tmp_path):
 
 def test_a_set_directly_in_the_data_root(tmp_path):
     written = write_voc(tmp_path, folder=".", split="train")
-    assert_same(Voc(sources=("train",), classes=None, use_difficult=False).read(tmp_path), written)
+    assert_same(
+        Voc(sources=("train",), classes=None, use_difficult=False, keep_empty_images=True).read(tmp_path), written
+    )
 
 
 def test_bad_boxes_are_dropped_or_clipped_and_named(tmp_path):
@@ -112,15 +119,15 @@ def test_an_unknown_class_names_file_object_class_and_the_known_ones(tmp_path):
     write_voc(tmp_path, num_images=1)
     file = tmp_path / "VOCdevkit/VOC2007/Annotations/train_0000.xml"
     write_voc_xml(file, size=(48, 64), objects=[("cat", (1, 1, 9, 9), False), ("Cat", (1, 1, 9, 9), False)])
-    for data, class_names in ((VOC_2007, TINY_CLASSES), (Voc(sources=VOC_2007.sources, classes=TINY_CLASSES,
-                                                              use_difficult=True), None)):  # fmt: skip
+    configured = Voc(sources=VOC_2007.sources, classes=TINY_CLASSES, use_difficult=True, keep_empty_images=True)
+    for data, class_names in ((VOC_2007, TINY_CLASSES), (configured, None)):
         with pytest.raises(ValueError, match=r"train_0000\.xml: object 1 is a 'Cat'.*3 known.*bird.*cat.*dog"):
             data.read(tmp_path, class_names)
 
 
 def test_classes_of_config_and_training_set_have_to_agree(tmp_path):
     write_voc(tmp_path)
-    data = Voc(sources=VOC_2007.sources, classes=("cat", "dog", "bird"), use_difficult=True)
+    data = Voc(sources=VOC_2007.sources, classes=("cat", "dog", "bird"), use_difficult=True, keep_empty_images=True)
     assert data.read(tmp_path, ("cat", "dog", "bird")).class_names == ("cat", "dog", "bird")
     with pytest.raises(ValueError, match=r"\('cat', 'dog', 'bird'\).*\('bird', 'cat', 'dog'\)"):
         data.read(tmp_path, TINY_CLASSES)
@@ -130,7 +137,9 @@ def test_classes_of_config_and_training_set_have_to_agree(tmp_path):
 
 def test_labels_follow_the_order_of_the_configured_classes(tmp_path):
     written = write_voc(tmp_path)
-    annotations = Voc(sources=VOC_2007.sources, classes=("dog", "cat", "bird"), use_difficult=True).read(tmp_path)
+    annotations = Voc(
+        sources=VOC_2007.sources, classes=("dog", "cat", "bird"), use_difficult=True, keep_empty_images=True
+    ).read(tmp_path)
     assert_same(annotations, written)
     labels = [2 - label for image in written for label in image.labels]  # TINY_CLASSES backwards
     assert annotations.labels.tolist() == labels
@@ -409,7 +418,7 @@ def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path):
 def test_the_blood_cells():
     """Counts of data/SOURCE.md."""
     sources = ("BCCD/train", "BCCD/val", "BCCD/test")
-    data = Voc(sources=sources, classes=("RBC", "WBC", "Platelets"), use_difficult=False)
+    data = Voc(sources=sources, classes=("RBC", "WBC", "Platelets"), use_difficult=False, keep_empty_images=True)
     annotations = data.read(SHARED / "bccd_voc")
     assert len(annotations) == 364
     assert len(annotations.boxes) + len(annotations.dropped) == 4888
@@ -417,7 +426,10 @@ def test_the_blood_cells():
     assert {"BloodImage_00338.xml", "BloodImage_00343.xml"} == {
         Path(line.split(",")[0]).name for line in annotations.dropped
     }
-    splits = [Voc(sources=(s,), classes=data.classes, use_difficult=False).read(SHARED / "bccd_voc") for s in sources]
+    splits = [
+        Voc(sources=(s,), classes=data.classes, use_difficult=False, keep_empty_images=True).read(SHARED / "bccd_voc")
+        for s in sources
+    ]
     assert [len(split) for split in splits] == [205, 87, 72]
 
 

@@ -199,7 +199,7 @@ def test_a_folder_that_is_neither_experiment_nor_run_is_named(tmp_path):
 
 def test_a_page_without_a_configuration_is_named(experiment_folder):
     (experiment_folder / "config.py").write_text("config = {'lr': 1}\n")
-    with pytest.raises(TypeError, match=r"tiny_experiment/config\.py must state `config = DetectionConfig"):
+    with pytest.raises(ValueError, match=r"tiny_experiment/config\.py must state `config = DetectionConfig"):
         load_experiment(experiment_folder)
 
 

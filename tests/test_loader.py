@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_data import write_coco, write_picture, write_voc, write_voc_xml
 
 from public.datasets.coco import Coco
@@ -18,6 +19,7 @@ from public.datasets.loader import (
     TrainBatches,
     collate,
     forbid_global_random,
+    load_readable_sample,
     load_sample,
     make_loader,
 )
@@ -33,6 +35,7 @@ from public.datasets.transforms import (
 from public.datasets.voc import Voc
 from public.input import ImageError, InputSpec, to_image
 from public.random_streams import stream
+from tests.experiments import TinyExperiment
 
 TRANSFORMS = (
     ColorDistort(brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5),
@@ -60,7 +63,9 @@ load = functools.partial(make_loader, num_workers=0, prefetch_factor=2, pin_memo
 
 
 def read_voc(data_root, use_difficult=True):
-    return Voc(sources=("VOCdevkit/VOC2007/train",), classes=None, use_difficult=use_difficult).read(data_root)
+    return Voc(
+        sources=("VOCdevkit/VOC2007/train",), classes=None, use_difficult=use_difficult, keep_empty_images=True
+    ).read(data_root)
 
 
 @pytest.fixture
@@ -78,6 +83,7 @@ def assert_equal_batches(first, second):
     for one, other in zip(first, second):
         assert torch.equal(one.images, other.images)
         assert (one.image_ids, one.indices, one.geometries) == (other.image_ids, other.indices, other.geometries)
+        assert one.skipped == other.skipped
         for target, other_target in zip(one.targets, other.targets):
             assert target.keys() == other_target.keys() == {"boxes", "labels"}
             assert all(torch.equal(target[name], other_target[name]) for name in target)
@@ -318,3 +324,148 @@ def test_a_broken_picture_arrives_with_its_name(annotations, tmp_path, num_worke
     (tmp_path / "VOCdevkit/VOC2007/JPEGImages/train_0004.png").write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"train_0004\.png: no picture"):
         list(load(training_set(annotations), train_batches(num_steps=20), num_workers=num_workers))
+
+
+# ------------------------------------------------------------------------------------- pictures that cannot be used
+
+BAD = {2: b"", 3: b"not a picture", 9: b"\xff\xd8\xff"}  # position in the set: what its file holds
+
+
+@pytest.fixture
+def damaged(annotations):
+    """Ten images, of which 2, 3 and 9 cannot be read."""
+    for index, content in BAD.items():
+        with open(annotations.image_path(index), "wb") as file:
+            file.write(content)
+    return annotations
+
+
+def skipping_set(annotations, transforms=TRANSFORMS):
+    return DetectionDataset(
+        annotations, transforms=transforms, batch_transforms=BATCH_TRANSFORMS, seed=0, on_bad_sample="skip"
+    )
+
+
+def test_the_next_readable_picture_takes_the_place(damaged):
+    taken = {index: load_readable_sample(damaged, index)[0].index for index in range(10)}
+    assert taken == {index: {2: 4, 3: 4, 9: 0}.get(index, index) for index in range(10)}
+    sample, line = load_readable_sample(damaged, 3)
+    np.testing.assert_array_equal(sample.image, load_sample(damaged, 4).image)
+    assert line.startswith(f"{damaged.image_path(3)}: no picture")
+    assert line.endswith(f"Skipped; {damaged.image_path(4)} takes its place.")
+    assert load_readable_sample(damaged, 4)[1] is None
+
+
+def test_what_takes_the_place_has_the_random_numbers_of_the_place(damaged):
+    """So the replacement is not the same sample twice, and depends on (seed, epoch, index) and the data only."""
+    dataset = skipping_set(damaged)
+    replaced, itself = dataset[SampleKey(0, 0, 2)], dataset[SampleKey(0, 0, 4)]
+    assert replaced.index == itself.index == 4
+    assert replaced.skipped is not None
+    assert itself.skipped is None
+    assert replaced.image.shape == itself.image.shape
+    assert not np.array_equal(replaced.image, itself.image)
+    np.testing.assert_array_equal(replaced.image, dataset[SampleKey(0, 0, 2)].image)
+    assert not np.array_equal(replaced.image, dataset[SampleKey(1, 0, 2)].image)
+
+
+def test_skipping_changes_no_sample_that_can_be_read(annotations):
+    whole = {index: training_set(annotations)[SampleKey(0, 0, index)].image for index in range(10)}
+    for index, content in BAD.items():
+        with open(annotations.image_path(index), "wb") as file:
+            file.write(content)
+    dataset = skipping_set(annotations)
+    for index in set(range(10)) - BAD.keys():
+        np.testing.assert_array_equal(dataset[SampleKey(0, 0, index)].image, whole[index])
+
+
+def test_skipping_gives_the_same_bits_with_any_number_of_workers(damaged):
+    alone = list(load(skipping_set(damaged), train_batches()))
+    lines = {line for batch in alone for line in batch.skipped if line}
+    assert len(lines) == len(BAD)
+    assert [len(batch.images) for batch in alone] == [4] * 7
+    assert_equal_batches(alone, list(load(skipping_set(damaged), train_batches(), num_workers=1)))
+    assert_equal_batches(alone, list(load(skipping_set(damaged), train_batches(), num_workers=2, prefetch_factor=1)))
+    assert_equal_batches(alone[3:], list(load(skipping_set(damaged), train_batches(first_step=3), num_workers=2)))
+
+
+def test_evaluation_keeps_the_objects_of_a_picture_that_cannot_be_read(damaged):
+    dataset = EvaluationDataset(damaged, spec=SPEC, on_bad_sample="skip")
+    batch = collate([dataset[SampleKey(0, 0, index)] for index in range(10)])
+    assert batch.indices == list(range(10))
+    assert {index for index, line in enumerate(batch.skipped) if line} == set(BAD)
+    assert "its objects count as not found" in batch.skipped[3]
+    assert not batch.images[2].any()
+    back = to_image(batch.targets, batch.geometries)
+    for index in BAD:
+        np.testing.assert_allclose(back[index]["boxes"].numpy(), damaged.objects(index).boxes, atol=1e-4)
+    assert len(back[3]["boxes"])
+    with pytest.raises(ImageError, match=r"train_0002\.png: empty"):
+        EvaluationDataset(damaged, spec=SPEC)[SampleKey(0, 0, 2)]
+
+
+def test_a_set_without_a_readable_picture_and_an_unknown_choice_are_refused(damaged):
+    for index in range(10):
+        with open(damaged.image_path(index), "wb"):
+            pass
+    with pytest.raises(ImageError, match=r"none of the 10 pictures of VOC .* can be used: .*train_0006\.png: empty"):
+        load_readable_sample(damaged, 6)
+    with pytest.raises(ValueError, match="on_bad_sample is 'ignore'"):
+        EvaluationDataset(damaged, spec=SPEC, on_bad_sample="ignore")
+
+
+def test_a_size_that_fits_the_unturned_picture_is_explained(tmp_path):
+    """A JPEG of 64 x 48 that EXIF turns: annotated as it is stored it is refused with that hint, turned it is read."""
+    write_voc(tmp_path, num_images=1, extension=".jpg")
+    annotations = read_voc(tmp_path)
+    path = annotations.image_path(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif)
+    with pytest.raises(
+        ImageError, match=r"48 x 64 pixels .* says 64 x 48\. That is its size as it is stored"
+    ) as caught:
+        load_sample(annotations, 0)
+    assert caught.value.kind == "wrong size"
+    annotations.heights, annotations.widths = annotations.widths, annotations.heights
+    assert load_sample(annotations, 0).image.shape == (64, 48, 3)
+    annotations.heights = annotations.heights + 1
+    with pytest.raises(ImageError, match=r"says 48 x 65\. Correct one of them"):
+        load_sample(annotations, 0)
+
+
+@pytest.mark.slow
+def test_a_run_that_skips_lists_what_it_skipped_and_repeats_its_bits(tmp_path):
+    """Damage of every sort in training and validation data: two runs, one with workers, end in the same weights."""
+    digests = []
+    for number, workers in enumerate(("0", "1")):
+        experiment = TinyExperiment.create(tmp_path / str(number))
+        folder = experiment.data_root / "tiny"
+        for name in ("train_0003", "train_0004", "val_0001"):
+            (folder / f"JPEGImages/{name}.png").write_bytes(b"")
+        (folder / "JPEGImages/train_0007.png").unlink()
+        (folder / "Annotations/train_0005.xml").unlink()
+        write_voc_xml(folder / "Annotations/train_0006.xml", size=(48, 64), objects=[("cow", (1, 1, 9, 9), False)])
+        flags = ("--epochs", "1", "--num_workers", workers)
+        failed = experiment.train(*flags, fails=True)
+        assert "error: " in failed
+        settings = experiment.folder / "config.py"  # classes, which unknown ones are told from, need a prescription
+        names = 'classes=("bird", "cat", "dog")'
+        settings.write_text(settings.read_text().replace("classes=None", names).replace('"error"', '"skip"'))
+        log = experiment.train(*flags)
+        (run,) = experiment.runs
+        listed = (run / "bad_samples.txt").read_text().splitlines()
+        assert any(line.startswith("val: ") and "val_0001.png: empty" in line for line in listed)
+        skipped = {
+            name for name in ("train_0003", "train_0004", "train_0007") for line in listed if f"{name}.png" in line
+        }
+        assert len(listed) == len(set(listed))
+        assert skipped
+        left_out = (run / "bad_boxes.txt").read_text()
+        assert "train_0005.xml: missing" in left_out
+        assert "train_0006.xml: object 0 is a 'cow'" in left_out
+        assert "3 defective entries left out" in log
+        assert "1 pictures could not be used; their objects count as not found" in log
+        digests.append(experiment.digests(run))
+    assert digests[0] == digests[1]

@@ -80,7 +80,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
 def test_the_voc_reader_finds_what_was_drawn(tmp_path):
     draw_shapes(tmp_path / "shapes", num_train=6, num_val=2, size=96, seed=4)
     for split, count in (("train", 6), ("val", 2)):
-        data = Voc(sources=(f"shapes/{split}",), classes=SHAPE_CLASSES, use_difficult=False)
+        data = Voc(sources=(f"shapes/{split}",), classes=SHAPE_CLASSES, use_difficult=False, keep_empty_images=True)
         annotations = data.read(tmp_path)
         assert len(annotations) == count
         assert annotations.dropped == annotations.clipped == []

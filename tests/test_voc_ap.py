@@ -248,7 +248,7 @@ def test_a_box_read_from_xml_is_compared_by_pixels(tmp_path):
         "<annotation><size><width>20</width><height>20</height></size><object><name>a</name><difficult>0</difficult>"
         "<bndbox><xmin>5</xmin><ymin>3</ymin><xmax>7</xmax><ymax>4</ymax></bndbox></object></annotation>"
     )
-    annotations = Voc(sources=("set/val",), classes=None, use_difficult=True).read(tmp_path)
+    annotations = Voc(sources=("set/val",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)
     box = np.array([[4, 2, 6, 4]], dtype=np.float32)  # the edges of pixels 5 to 6 and 3 to 4
     detections = [ImageDetections(0, box, np.ones(1, np.float32), np.zeros(1, np.int64))]
     assert evaluate_voc(annotations, detections, iou_threshold=0.66, method="area")["AP"] == pytest.approx(1.0)

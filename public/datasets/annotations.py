@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
 from public.input import ImageError
 
 
@@ -131,16 +132,60 @@ class Annotations:
             setattr(first, name, getattr(self, name)[:num_boxes])
         return first
 
-    def fingerprint(self) -> str:
+    def take(self, indices: Sequence[int], description: str) -> "Annotations":
+        """The images at `indices`, in that order, as a set of its own; the notes stay those of the whole set."""
+        indices = np.asarray(indices, dtype=np.int64)
+        counts = np.diff(self.offsets)[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        # box b of the part is box b - (first of its image in the part) + (first of its image in the whole)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[indices] - offsets[:-1], counts)
+        return Annotations(
+            image_root=self.image_root,
+            image_names=[self.image_name(index) for index in indices],
+            **{name: getattr(self, name)[indices] for name in ("image_ids", "heights", "widths")},
+            offsets=offsets,
+            **{name: getattr(self, name)[rows] for name in ("boxes", "labels", "difficult", "crowd", "areas")},
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            use_difficult=self.use_difficult,
+            description=description,
+            dropped=self.dropped,
+            clipped=self.clipped,
+        )
+
+    def is_trained(self) -> np.ndarray:
+        """(M,) bool: the objects that training gets: no crowd, and difficult ones only if the set says so."""
+        return ~self.crowd & (self.use_difficult | ~self.difficult)
+
+    def without_empty_images(self) -> "Annotations":
+        """The images with at least one object to train on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        kept = np.unique(owners[self.is_trained()])
+        if not len(kept):
+            raise ValueError(
+                f"{self.description}: no image to use: none of the {len(self)} has an object to train on, and "
+                "keep_empty_images is False"
+            )
+        return self if len(kept) == len(self) else self.take(kept, self.description)
+
+    def fingerprint(self, *, allow_missing: bool = False) -> str:
         """SHA-256 (hex) of everything annotated, of the pictures' names and of their file sizes.
 
         It does not depend on where the data lie.
 
+        Args:
+            allow_missing: a picture that is not there counts with the size -1.
+
         Raises:
-            ImageError: a picture is missing.
+            ImageError: a picture is missing, and that is not allowed.
         """
         digest = hashlib.sha256()
-        sizes = np.array([_file_size(self.image_path(i), self.description) for i in range(len(self))], dtype=np.int64)
+        paths = (self.image_path(i) for i in range(len(self)))
+        sizes = np.array([_file_size(path, self.description, allow_missing) for path in paths], dtype=np.int64)
         arrays = (self._names, self._name_offsets, sizes, self.image_ids, self.heights, self.widths, self.offsets)
         for array in (*arrays, self.boxes, self.labels, self.difficult, self.crowd, self.areas):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -158,12 +203,14 @@ class Annotations:
         return f"{self.description}: " + ", ".join(parts)
 
 
-def _file_size(path, description):
+def _file_size(path, description, allow_missing):
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
+        if allow_missing:
+            return -1
         raise ImageError(
-            f"{path}: missing, though {description} lists it; restore it or take it off the list"
+            f"{path}: missing, though {description} lists it; restore it or take it off the list", "missing picture"
         ) from None
 
 
@@ -201,17 +248,23 @@ def assemble(
     category_ids: tuple[int, ...],
     use_difficult: bool,
     description: str,
+    on_defect: OnDefect = stop,
 ) -> Annotations:
     """`Annotations` of what is written, with boxes that cannot be used taken out and noted.
 
     A box is dropped if it is not finite, if a side as written is zero or negative, or if it lies outside its image.  A
-    box that reaches over the edge of its image is clipped.  Both are noted.
+    box that reaches over the edge of its image is clipped.  Both are noted, and told to `on_defect`.
 
     Args:
         first_pixel: 1 where corners are pixels counted from 1 and both belong to the object (VOC): then x1 and y1 are
             moved by -1, which makes the coordinates continuous.  0 where they are continuous already (COCO).
     """
-    boxes, is_kept, dropped, clipped = _usable_boxes(images, objects, first_pixel)
+    boxes, is_kept, defects = _usable_boxes(images, objects, first_pixel, image_root)
+    for defect in defects:
+        on_defect(defect)
+    if on_defect is not stop:  # which passes over warnings
+        for defect in _duplicate_boxes(images, objects, image_root):
+            on_defect(defect)
     owners = np.asarray(objects.image_indices, dtype=np.int64)
     order = np.flatnonzero(is_kept)
     order = order[np.argsort(owners[order], kind="stable")]
@@ -237,32 +290,62 @@ def assemble(
         category_ids=category_ids,
         use_difficult=use_difficult,
         description=description,
-        dropped=dropped,
-        clipped=clipped,
+        dropped=[defect.message for defect in defects if defect.kind in DROPPED_BOXES],
+        clipped=[defect.message for defect in defects if defect.kind not in DROPPED_BOXES],
     )
 
 
-def _usable_boxes(images, objects, first_pixel):
-    """((M, 4) float32 boxes within their images, (M,) which of them to keep, notes on dropped, notes on clipped)."""
+def _usable_boxes(images, objects, first_pixel, image_root):
+    """((M, 4) float32 boxes within their images, (M,) which of them to keep, the defects)."""
     owners = np.asarray(objects.image_indices, dtype=np.int64)
     written = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4)
     limits = np.stack([images.widths, images.heights] * 2, axis=1).astype(np.float32)[owners]  # (M, 4)
-    boxes = (written - [first_pixel, first_pixel, 0, 0]).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is clipped
+        boxes = (written - [first_pixel, first_pixel, 0, 0]).astype(np.float32)
     inside = np.clip(boxes, 0, limits)
 
     is_finite = np.isfinite(written).all(axis=1)
+    is_inverted = (written[:, 2:] < written[:, :2]).any(axis=1)
     has_size = (written[:, 2:] > written[:, :2]).all(axis=1)
     is_visible = (inside[:, 2:] > inside[:, :2]).all(axis=1)
     is_kept = is_finite & has_size & is_visible
     is_clipped = is_kept & (inside != boxes).any(axis=1)
-    reasons = np.where(~is_finite, "not finite", np.where(~has_size, "zero or negative size", "outside its image"))
+    cases = [
+        (~is_finite, "box not finite", "not finite"),
+        (is_inverted, "inverted box", "zero or negative size"),
+        (~has_size, "empty box", "zero or negative size"),
+        (~is_visible, "box outside", "outside its image"),
+        (is_clipped, "clipped box", "reaches over the edge of its image"),
+    ]
+    defects = []
+    for i in np.flatnonzero(~is_kept | is_clipped):
+        kind, reason = next((kind, reason) for holds, kind, reason in cases if holds[i])
+        size = f"{images.widths[owners[i]]} x {images.heights[owners[i]]} pixels"
+        defects.append(_box_defect(images, objects, i, kind, f" in {size}: {reason}", image_root))
+    return inside, is_kept, defects
 
-    def note(i, reason):
-        return f"{images.files[owners[i]]}, object {objects.numbers[i]}, box {written[i].tolist()}: {reason}"
 
-    dropped = [note(i, reasons[i]) for i in np.flatnonzero(~is_kept)]
-    clipped = [note(i, "reaches over the edge of its image") for i in np.flatnonzero(is_clipped)]
-    return inside, is_kept, dropped, clipped
+def _duplicate_boxes(images, objects, image_root):
+    """A warning for each box that has image, class and corners of an earlier one."""
+    boxes = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4)
+    rows = np.column_stack([objects.image_indices, objects.labels, boxes])  # (M, 6)
+    order = np.lexsort(rows.T)  # stable: equal rows stay in the order of the files
+    is_equal = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+    return [
+        _box_defect(
+            images, objects, second, "duplicate box", f": same class and corners as object {objects.numbers[first]}",
+            image_root,
+        )
+        for first, second in zip(order[:-1][is_equal], order[1:][is_equal])
+    ]  # fmt: skip
+
+
+def _box_defect(images, objects, i, kind, reason, image_root):
+    owner, number = objects.image_indices[i], objects.numbers[i]
+    box = [float(corner) for corner in objects.boxes[i]]
+    file, picture = images.files[owner], os.path.join(image_root, images.names[owner])
+    where = os.path.basename(picture) + ", " if file.endswith(".json") else ""
+    return Defect(kind, file, f"{file}, {where}object {number}, box {box}{reason}", number, picture, tuple(box))
 
 
 def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] | None, where: str):

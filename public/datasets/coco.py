@@ -6,10 +6,14 @@ Images come in the order of their ids, whatever the order in the json.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from public.datasets.annotations import Annotations, WrittenImages, WrittenObjects, agree_on_classes, assemble
+from public.datasets.defects import Defect, OnDefect, stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,44 +34,57 @@ class Coco:
     classes: tuple[str, ...] | None
     keep_empty_images: bool
 
-    def read(self, data_root: str | os.PathLike, class_names: tuple[str, ...] | None = None) -> Annotations:
+    def read(
+        self,
+        data_root: str | os.PathLike,
+        class_names: tuple[str, ...] | None = None,
+        on_defect: OnDefect = stop,
+    ) -> Annotations:
         """Reads the json.
 
         Args:
             data_root: the folder that `annotations` and `images` start from.
             class_names: the classes that this set has to agree with, for instance those of the training set.
+            on_defect: told every defect of an entry.  Where it returns, the entry is left out, and with an image its
+                annotations.
 
         Raises:
             FileNotFoundError: the json is missing.
-            ValueError: the json is broken; an id is there twice; an annotation belongs to no known image or category;
-                the classes of the json, the config and `class_names` differ.
+            ValueError: the json is broken; an entry lacks something or has a value that makes no sense; an id is there
+                twice; an annotation belongs to no known image or category; no image is left; the classes of the json,
+                the config and `class_names` differ.
         """
         path = os.path.join(os.fspath(data_root), self.annotations)
         content = _load(path)
-        categories = _by_id(path, content, "categories")
-        images = _by_id(path, content, "images")
-        annotations = list(_by_id(path, content, "annotations").values())
-        _check_references(path, annotations, images, categories)
+        entries, known = {}, {}
+        for kind in ("categories", "images", "annotations"):
+            entries[kind], known[kind] = _usable(path, kind, content[kind], on_defect)
+        images = entries["images"]
+        annotations = _belonging(path, list(entries["annotations"].values()), entries, known, on_defect)
         class_names, category_ids = _classes(
-            path, categories, annotations, agree_on_classes(self.classes, class_names, f"COCO {self.annotations}")
+            path,
+            _unique_names(path, entries["categories"], on_defect),
+            annotations,
+            agree_on_classes(self.classes, class_names, f"COCO {self.annotations}"),
         )
-        if not self.keep_empty_images:
-            used = {item["image_id"] for item in annotations if not item.get("iscrowd", 0)}
-            images = {image_id: image for image_id, image in images.items() if image_id in used}
-            annotations = [item for item in annotations if item["image_id"] in images]
+        if len(category_ids) < len(entries["categories"]):  # objects of a second category of one name go with it
+            used_ids = set(category_ids)
+            annotations = [item for item in annotations if item["category_id"] in used_ids]
         if not images:
             raise ValueError(f"{path}: no image to use")
         image_ids = sorted(images)
-        return assemble(
+        read = assemble(
             _written_images(path, [images[image_id] for image_id in image_ids]),
-            _written_objects(path, annotations, image_ids, category_ids),
+            _written_objects(annotations, image_ids, category_ids),
             first_pixel=0,
             image_root=os.path.join(os.fspath(data_root), self.images),
             class_names=class_names,
             category_ids=category_ids,
             use_difficult=True,
             description=f"COCO {self.annotations}",
+            on_defect=on_defect,
         )
+        return read if self.keep_empty_images else read.without_empty_images()
 
 
 def _load(path):
@@ -78,59 +95,145 @@ def _load(path):
         raise FileNotFoundError(f"{path}: missing. Check the config's `annotations` and the data root.") from None
     except ValueError as error:
         raise ValueError(f"{path}: not readable as json: {error}") from None
-    missing = {"images", "annotations", "categories"} - set(content if isinstance(content, dict) else ())
+    lists = content if isinstance(content, dict) else {}
+    missing = [kind for kind in ("annotations", "categories", "images") if not isinstance(lists.get(kind), list)]
     if missing:
-        raise ValueError(f"{path}: no list of {sorted(missing)}; a COCO json has images, annotations and categories")
+        raise ValueError(f"{path}: no list of {missing}; a COCO json has images, annotations and categories")
     return content
 
 
-def _by_id(path, content, kind):
-    """The entries of one of the json's lists by their ids."""
-    entries = {}
-    for item in content[kind]:
-        item_id = _field(path, kind, item, "id")
-        if item_id in entries:
-            raise ValueError(
-                f"{path}: two of the {kind} have the id {item_id}: {_brief(entries[item_id])}, {_brief(item)}"
-            )
-        entries[item_id] = item
-    if len({type(item_id) for item_id in entries} | {int}) > 1 and not all(isinstance(i, str) for i in entries):
-        raise ValueError(f"{path}: the ids of the {kind} have to be all whole numbers or all text")
-    return entries
+# ------------------------------------------------------------------------------------------------- single entries
+
+NUMBERS = {int, float}  # types; bool, a kind of int for Python, is none of them
+FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
 
 
-def _field(path, kind, item, name):
-    if name not in item:
-        raise ValueError(f"{path}: one of the {kind} has no {name!r}: {_brief(item)}")
-    return item[name]
+def _usable(path, kind, items, on_defect):
+    """The entries of one of the json's lists that can be used, by id, and the ids of all that have one."""
+    problem_of = {"images": _image_problem, "annotations": _annotation_problem, "categories": _category_problem}[kind]
+    fields = FIELDS[kind]
+    entries, known = {}, set()
+    id_type = None
+    for item in items:
+        defect = None
+        try:
+            values = [item[name] for name in fields]
+        except (KeyError, TypeError):
+            defect, problem = "broken", _lacking(kind, item, fields)
+            known |= {item["id"]} if isinstance(item, dict) and isinstance(item.get("id"), int | str) else set()
+        else:
+            item_id = values[0]
+            if id_type is None and type(item_id) in (int, str):
+                id_type = type(item_id)
+            if type(item_id) is not id_type:
+                defect = "broken"
+                problem = (
+                    f"the ids of the {kind} have to be all whole numbers or all text, not {item_id!r}: {_brief(item)}"
+                )
+            elif item_id in entries:
+                defect = "duplicate id"
+                problem = f"two of the {kind} have the id {item_id}: {_brief(entries[item_id])}, {_brief(item)}"
+            else:
+                problem = problem_of(item, *values)
+                known.add(item_id)
+        if problem is None:
+            entries[item_id] = item
+        else:
+            _tell(on_defect, path, kind, item, defect or "broken", problem)
+    return entries, known
+
+
+def _tell(on_defect, path, kind, item, defect, problem):
+    if defect == "broken":
+        defect = "broken object" if kind == "annotations" else "broken annotation"
+    number = item.get("id") if isinstance(item, dict) else None
+    on_defect(Defect(defect, path, f"{path}: {problem}", number))
+
+
+def _lacking(kind, item, fields):
+    if not isinstance(item, dict):
+        return f"one of the {kind} is no object with {', '.join(fields)}: {_brief(item)}"
+    return f"one of the {kind} has no {next(name for name in fields if name not in item)!r}: {_brief(item)}"
 
 
 def _brief(item):
     return json.dumps(item)[:200]
 
 
-def _check_references(path, annotations, images, categories):
-    for item in annotations:
-        for name, known in (("image_id", images), ("category_id", categories)):
-            if _field(path, "annotations", item, name) not in known:
-                raise ValueError(
-                    f"{path}: annotation {item['id']} has {name} {item[name]}, which is none of the {len(known)} "
+def _image_problem(item, image_id, file_name, height, width):
+    if not isinstance(file_name, str) or not file_name:
+        return f"image {image_id} has the file_name {file_name!r}, not the name of a file"
+    for name, side in (("height", height), ("width", width)):
+        if type(side) not in NUMBERS or not 1 <= side < 2**31 or side != int(side):
+            return f"image {image_id} has the {name} {side!r}, not a whole number of pixels from 1"
+    return None
+
+
+def _annotation_problem(item, number, image_id, category_id, box):
+    if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
+        return f"annotation {number} has the bbox {box}, not x, y, width, height"
+    if item.get("iscrowd", 0) not in (0, 1):
+        return f"annotation {number} has iscrowd {item['iscrowd']!r}, not 0 or 1"
+    area = item.get("area", 0)
+    if type(area) not in NUMBERS or not 0 <= area < math.inf:
+        return f"annotation {number} has the area {area!r}, not a number of square pixels"
+    return None
+
+
+def _category_problem(item, category_id, name):
+    if not isinstance(name, str) or not name:
+        return f"category {category_id} has the name {name!r}, not a text"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- between entries
+
+
+def _belonging(path, annotations, entries, known, on_defect):
+    """The annotations whose image and category can be used.
+
+    Those whose image or category is there, but was left out, go with it: its own defect has been told.
+    """
+    for name, kind in (("image_id", "images"), ("category_id", "categories")):
+        usable, kept = entries[kind], []
+        for item in annotations:
+            reference = item[name]
+            is_id = isinstance(reference, int | str | float) and reference is not True and reference is not False
+            if is_id and reference in usable:
+                kept.append(item)
+            elif not is_id or reference not in known[kind]:
+                problem = (
+                    f"annotation {item['id']} has {name} {json.dumps(reference)}, which is none of the {len(usable)} "
                     f"{name.removesuffix('_id')} ids of the file"
                 )
+                _tell(on_defect, path, "annotations", item, "unknown reference", problem)
+        annotations = kept
+    return annotations
 
 
-def _classes(path, categories, annotations, class_names):
+def _unique_names(path, categories, on_defect):
+    """{name: id} of the categories, by rising id."""
+    ids = {}
+    for category_id in sorted(categories):
+        name = categories[category_id]["name"]
+        if name in ids:
+            problem = f"categories {ids[name]} and {category_id} are both called {name!r}"
+            _tell(on_defect, path, "categories", categories[category_id], "duplicate id", problem)
+        else:
+            ids[name] = category_id
+    return ids
+
+
+def _classes(path, ids, annotations, class_names):
     """(class names, category ids), both in label order.
 
     The names that the config or another set prescribe have to be those of the json; only categories without a single
     object may be left out.
     """
-    ids = {}
-    for category_id in sorted(categories):
-        name = _field(path, "categories", categories[category_id], "name")
-        if name in ids:
-            raise ValueError(f"{path}: categories {ids[name]} and {category_id} are both called {name!r}")
-        ids[name] = category_id
     if class_names is None:
         return tuple(ids), tuple(ids.values())
     used_ids = {item["category_id"] for item in annotations}
@@ -147,32 +250,25 @@ def _classes(path, categories, annotations, class_names):
 
 def _written_images(path, images):
     return WrittenImages(
-        names=[_field(path, "images", image, "file_name") for image in images],
+        names=[image["file_name"] for image in images],
         ids=[image["id"] for image in images],
-        heights=[_field(path, "images", image, "height") for image in images],
-        widths=[_field(path, "images", image, "width") for image in images],
+        heights=[image["height"] for image in images],
+        widths=[image["width"] for image in images],
         files=[path] * len(images),
     )
 
 
-def _written_objects(path, annotations, image_ids, category_ids):
+def _written_objects(annotations, image_ids, category_ids):
     positions = {image_id: i for i, image_id in enumerate(image_ids)}
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    boxes = [_corners(path, item) for item in annotations]
+    boxes = np.array([item["bbox"] for item in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # x y width height -> x1 y1 x2 y2
     return WrittenObjects(
         image_indices=[positions[item["image_id"]] for item in annotations],
         boxes=boxes,
         labels=[labels[item["category_id"]] for item in annotations],
         difficult=[False] * len(annotations),
         crowd=[bool(item.get("iscrowd", 0)) for item in annotations],
-        areas=[item.get("area", item["bbox"][2] * item["bbox"][3]) for item in annotations],
+        areas=[item["area"] if "area" in item else item["bbox"][2] * item["bbox"][3] for item in annotations],
         numbers=[item["id"] for item in annotations],
     )
-
-
-def _corners(path, item):
-    box = _field(path, "annotations", item, "bbox")
-    if len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise ValueError(f"{path}: annotation {item['id']} has the bbox {box}, not x, y, width, height")
-    x, y, width, height = box
-    return x, y, x + width, y + height

@@ -7,8 +7,11 @@ B images of a batch, N objects of an image.
 """
 
 import contextlib
+import os
 import random
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,21 +27,60 @@ from public.input import Geometry, ImageError, InputSpec, prepare, read_image
 from public.random_streams import stream
 
 
+def load_picture(annotations: Annotations, index: int) -> np.ndarray:
+    """The picture `index` (H, W, 3) uint8 RGB, which has the annotated size.
+
+    Raises:
+        ImageError: the picture cannot be read, or its size, turned by its EXIF orientation, is not the annotated one.
+    """
+    path = annotations.image_path(index)
+    image = read_image(path)
+    actual = image.shape[1], image.shape[0]
+    if actual != _annotated_size(annotations, index):
+        check_size(annotations, index, actual, read_image(path, turn=False).shape[1::-1])
+    return image
+
+
+def _annotated_size(annotations, index):
+    return int(annotations.widths[index]), int(annotations.heights[index])
+
+
+def check_size(annotations: Annotations, index: int, actual: tuple[int, int], stored: tuple[int, int]) -> None:
+    """Compares the annotated (width, height) with that of the picture, turned by its EXIF orientation.
+
+    Args:
+        actual: of the picture as it is turned.
+        stored: before that.
+
+    Raises:
+        ImageError: they differ.
+    """
+    annotated = _annotated_size(annotations, index)
+    if annotated == actual:
+        return
+    remedy = "Correct one of them."
+    if annotated == stored:
+        remedy = (
+            "That is its size as it is stored, before it is turned: annotate the turned picture, or take the orientation "
+            "out of the file."
+        )
+    raise ImageError(
+        f"{annotations.image_path(index)}: the picture has {actual[0]} x {actual[1]} pixels (width x height, turned by its "
+        f"EXIF orientation), the annotation of {annotations.description} says {annotated[0]} x {annotated[1]}. {remedy}",
+        "wrong size",
+    )
+
+
 def load_sample(annotations: Annotations, index: int) -> Sample:
     """The picture `index` and all its objects, in pixels of the original.
 
     Raises:
-        ImageError: the picture cannot be read, or its size is not the annotated one.
+        ImageError: as `load_picture`.
     """
-    path = annotations.image_path(index)
-    image = read_image(path)
-    annotated = int(annotations.widths[index]), int(annotations.heights[index])
-    actual = image.shape[1], image.shape[0]
-    if annotated != actual:
-        raise ImageError(
-            f"{path}: the picture has {actual[0]} x {actual[1]} pixels (width x height, turned by its EXIF orientation), "
-            f"the annotation of {annotations.description} says {annotated[0]} x {annotated[1]}. Correct one of them."
-        )
+    return _sample(annotations, index, load_picture(annotations, index))
+
+
+def _sample(annotations, index, image):
     boxes, labels, difficult, crowd = annotations.objects(index)
     return Sample(
         image=image,
@@ -53,15 +95,50 @@ def load_sample(annotations: Annotations, index: int) -> Sample:
     )
 
 
+def load_readable_sample(annotations: Annotations, index: int) -> tuple[Sample, str | None]:
+    """The sample `index`, or the first readable one of index + 1, index + 2, ... (after the last comes the first).
+
+    What takes the place follows from the data and the index alone, whatever the epoch or the worker.
+
+    Returns:
+        The sample, and a line that says what was skipped, why, and what took its place; None if nothing was.
+
+    Raises:
+        ImageError: none of the pictures can be read.
+    """
+    problem = None
+    for other in range(index, index + len(annotations)):
+        try:
+            sample = load_sample(annotations, other % len(annotations))
+        except ImageError as error:
+            problem = problem or str(error)
+        else:
+            return sample, problem and f"{problem} Skipped; {annotations.image_path(sample.index)} takes its place."
+    raise ImageError(f"none of the {len(annotations)} pictures of {annotations.description} can be used: {problem}")
+
+
 class DetectionDataset(Dataset):
     """Training samples: read, stripped of what is not trained on, transformed.
 
     Crowd objects never reach the loss, difficult ones only if the set says so; they leave before the transforms, as in
     the originals, so that no crop is chosen for their sake.  Images without objects stay.
+
+    Args:
+        on_bad_sample: "error" raises where a picture cannot be used; "skip" takes the one of `load_readable_sample` and
+            says so in the sample's `skipped`.  The random numbers stay those of the place, not of the picture.
     """
 
-    def __init__(self, annotations: Annotations, *, transforms: tuple, batch_transforms: tuple, seed: int):
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        transforms: tuple,
+        batch_transforms: tuple,
+        seed: int,
+        on_bad_sample: str = "error",
+    ):
         self.annotations = annotations
+        self.load = _loading(on_bad_sample, load_readable_sample)
         self.transforms = transforms
         self.batch_transforms = batch_transforms
         self.seed = seed
@@ -70,34 +147,63 @@ class DetectionDataset(Dataset):
         return len(self.annotations)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        sample = load_sample(self.annotations, key.index)
+        sample, skipped = self.load(self.annotations, key.index)
         is_trained = ~sample.crowd
         if not self.annotations.use_difficult:
             is_trained &= ~sample.difficult
         for name in ("boxes", "labels", "difficult", "crowd"):
             setattr(sample, name, getattr(sample, name)[is_trained])
         sample = apply_transforms(sample, self.transforms, self.seed, key)
-        return apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
+        sample = apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
+        sample.skipped = skipped
+        return sample
 
 
 class EvaluationDataset(Dataset):
-    """Prepared pictures with their geometry and all their objects, in network pixels."""
+    """Prepared pictures with their geometry and all their objects, in network pixels.
 
-    def __init__(self, annotations: Annotations, *, spec: InputSpec):
+    Args:
+        on_bad_sample: "error" raises where a picture cannot be used; "skip" puts a black one in its place, with all its
+            objects, and says so in the sample's `skipped`: what the network sees there is not to be counted as found.
+    """
+
+    def __init__(self, annotations: Annotations, *, spec: InputSpec, on_bad_sample: str = "error"):
         self.annotations = annotations
         self.spec = spec
+        self.load = _loading(on_bad_sample, _load_or_black)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        sample = load_sample(self.annotations, key.index)
+        sample, sample.skipped = self.load(self.annotations, key.index)
         sample.image, geometry = prepare(sample.image, self.spec)
         scale = np.array([geometry.scale_x, geometry.scale_y] * 2, dtype=np.float32)
         pad = np.array([geometry.pad_left, geometry.pad_top] * 2, dtype=np.float32)
         sample.boxes = sample.boxes * scale + pad
         sample.geometry = geometry
         return sample
+
+
+def _loading(on_bad_sample, skipping):
+    """The function that loads (sample, line on what was skipped)."""
+    choices = {"error": _load_or_raise, "skip": skipping}
+    if on_bad_sample not in choices:
+        raise ValueError(f"on_bad_sample is {on_bad_sample!r}, has to be one of {tuple(choices)}")
+    return choices[on_bad_sample]
+
+
+def _load_or_raise(annotations, index):
+    return load_sample(annotations, index), None
+
+
+def _load_or_black(annotations, index):
+    try:
+        return load_sample(annotations, index), None
+    except ImageError as error:
+        skipped = f"{error} Skipped; its objects count as not found."
+    black = np.zeros((annotations.heights[index], annotations.widths[index], 3), dtype=np.uint8)
+    return _sample(annotations, index, black), skipped
 
 
 class DetectionBatch(NamedTuple):
@@ -108,6 +214,7 @@ class DetectionBatch(NamedTuple):
     image_ids: list
     indices: list[int]  # positions in the annotations
     geometries: list[Geometry] | None  # None in training
+    skipped: list[str | None]  # B times a line on the picture that could not be used, or None
 
     def to(self, device: torch.device | str) -> "DetectionBatch":
         """The batch with its tensors on `device`; from pinned memory the copy does not wait."""
@@ -140,6 +247,7 @@ def collate(samples: list[Sample]) -> DetectionBatch:
         image_ids=[sample.image_id for sample in samples],
         indices=[sample.index for sample in samples],
         geometries=None if first.geometry is None else [sample.geometry for sample in samples],
+        skipped=[sample.skipped for sample in samples],
     )
 
 
@@ -253,10 +361,31 @@ def make_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """One thread, and no global generator: what every loader worker begins with."""
+    """One thread, no global generator, no signals but its parent's: what every loader worker begins with."""
+    _listen_to_the_parent_only()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     _replace_global_draws()
+
+
+def _listen_to_the_parent_only() -> None:
+    """Leaves Ctrl-C, and a SIGTERM that comes from elsewhere, to the parent.
+
+    A terminal sends them to the workers as well, and so do schedulers; the run still needs its workers for the step it is
+    in, and ends them itself.  Only a thread that waits for a signal learns who has sent it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_the_parent_says_so(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager

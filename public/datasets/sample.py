@@ -37,3 +37,4 @@ class Sample:
     height: int  # of the original picture
     width: int
     geometry: Geometry | None = None  # how `prepare` placed the picture; None in training
+    skipped: str | None = None  # why the picture that belongs here could not be used, and what is here instead

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from public.datasets.annotations import Annotations, WrittenImages, WrittenObjects, agree_on_classes, assemble
+from public.datasets.defects import Defect, OnDefect, stop
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -38,48 +39,89 @@ class Voc:
         sources: "folder/split" under the data root, such as "VOCdevkit/VOC2007/trainval"; several make a union.
         classes: names in label order; None takes the sorted names found in the data.
         use_difficult: whether difficult objects are trained on.  Evaluation sees them, flagged, in any case.
+        keep_empty_images: whether images without an object to train on (nothing, or difficult ones only where these are
+            not trained on) stay in the set.
     """
 
     sources: tuple[str, ...]
     classes: tuple[str, ...] | None
     use_difficult: bool
+    keep_empty_images: bool
 
-    def read(self, data_root: str | os.PathLike, class_names: tuple[str, ...] | None = None) -> Annotations:
+    def read(
+        self,
+        data_root: str | os.PathLike,
+        class_names: tuple[str, ...] | None = None,
+        on_defect: OnDefect = stop,
+    ) -> Annotations:
         """Reads all xml files of the splits.
 
         Args:
             data_root: the folder that `sources` start from.
             class_names: the classes that this set has to agree with, for instance those of the training set.
+            on_defect: told every defect of a file or an object.  Where it returns, an image whose xml cannot be used and
+                an object that cannot be used are left out; an image whose picture is missing stays, for evaluation.
 
         Raises:
             FileNotFoundError: a list, an xml file or a picture is missing.
             ValueError: an xml file is broken or says no size, an object has an unknown class or no box, an image is
-                listed twice, or `classes` and `class_names` differ.
+                listed twice, no image is left, or `classes` and `class_names` differ.
         """
         description = f"VOC {' + '.join(self.sources)}"
         class_names = agree_on_classes(self.classes, class_names, description)
         data_root = os.fspath(data_root)
-        pictures = [picture for source in self.sources for picture in _read_source(data_root, source)]
-        _check_unique(pictures)
-        if class_names is None:
-            class_names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
-            if not class_names:
-                raise ValueError(f"{description}: no object in {len(pictures)} files; name the classes in the config")
-        return assemble(
-            _written_images(pictures),
-            _written_objects(pictures, class_names),
-            first_pixel=1,
-            image_root=data_root,
-            class_names=class_names,
-            category_ids=tuple(range(1, len(class_names) + 1)),
-            use_difficult=self.use_difficult,
-            description=description,
+        pictures = [picture for source in self.sources for picture in _read_source(data_root, source, on_defect)]
+        annotations = _annotations(
+            data_root, _unique(pictures, on_defect), class_names, self.use_difficult, description, on_defect
         )
+        return annotations if self.keep_empty_images else annotations.without_empty_images()
+
+
+def read_voc_folder(folder: str | os.PathLike, on_defect: OnDefect = stop) -> Annotations:
+    """All xml files of `folder`/Annotations, whatever the lists say, in the order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Voc.read`.
+    """
+    folder = os.fspath(folder)
+    root = os.path.join(folder, "Annotations")
+    found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
+    image_ids = sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.endswith(".xml"))
+    pictures = _read_pictures(folder, "", image_ids, f"the folder {root}", on_defect)
+    return _annotations(folder, pictures, None, True, f"VOC {folder}", on_defect)
+
+
+def list_split(listing: str | os.PathLike) -> list[str]:
+    """The image ids that a file of ImageSets/Main lists, one a line."""
+    with open(listing, encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+def _annotations(data_root, pictures, class_names, use_difficult, description, on_defect):
+    if not pictures:
+        raise ValueError(f"{description}: no image to use")
+    if class_names is None:
+        class_names = tuple(sorted({item.name for picture in pictures for item in picture.objects}))
+        if not class_names:
+            raise ValueError(f"{description}: no object in {len(pictures)} files; name the classes in the config")
+    pictures = [_with_known_classes(picture, class_names, on_defect) for picture in pictures]
+    return assemble(
+        _written_images(pictures),
+        _written_objects(pictures, class_names),
+        first_pixel=1,
+        image_root=data_root,
+        class_names=class_names,
+        category_ids=tuple(range(1, len(class_names) + 1)),
+        use_difficult=use_difficult,
+        description=description,
+        on_defect=on_defect,
+    )
 
 
 class _Object(NamedTuple):
+    number: int  # position in the xml
     name: str
-    box: tuple[float, float, float, float]  # as written
+    box: tuple[float, ...]
     is_difficult: bool
 
 
@@ -92,13 +134,11 @@ class _Picture(NamedTuple):
     objects: list[_Object]
 
 
-def _read_source(data_root, source):
+def _read_source(data_root, source, on_defect):
     folder, _, split = source.rpartition("/")
-    root = os.path.join(data_root, folder)
-    listing = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
+    listing = os.path.join(data_root, folder, "ImageSets", "Main", f"{split}.txt")
     try:
-        with open(listing, encoding="utf-8") as file:
-            image_ids = [line.strip() for line in file if line.strip()]
+        image_ids = list_split(listing)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{listing}: missing. The config's source {source!r} means split {split!r} of folder {folder!r} under the "
@@ -106,13 +146,30 @@ def _read_source(data_root, source):
         ) from None
     if not image_ids:
         raise ValueError(f"{listing}: lists no image")
-    finder = _PictureFinder(os.path.join(root, "JPEGImages"))
+    return _read_pictures(data_root, folder, image_ids, listing, on_defect)
+
+
+def _read_pictures(data_root, folder, image_ids, listing, on_defect):
+    """The images of `image_ids` that can be used; `listing` is where the ids come from, for messages."""
+    root = os.path.join(data_root, folder)
+    finder = _PictureFinder(os.path.join(root, "JPEGImages"), on_defect)
     pictures = []
     for image_id in image_ids:
         file = os.path.join(root, "Annotations", f"{image_id}.xml")
-        height, width, named_file, objects = _read_xml(file, listing)
+        try:
+            height, width, named_file, nodes = _read_xml(file, listing)
+        except FileNotFoundError as error:
+            on_defect(Defect("missing annotation", file, str(error)))
+            continue
+        except ValueError as error:
+            on_defect(Defect("broken annotation", file, str(error)))
+            continue
         picture_file = finder.find(image_id, named_file, listing)
+        if picture_file is None:
+            continue
         image_name = "/".join(part for part in (folder, "JPEGImages", picture_file) if part)
+        objects = [_read_object(file, number, node, on_defect) for number, node in enumerate(nodes)]
+        objects = [item for item in objects if item is not None]
         pictures.append(_Picture(file, image_id, image_name, height, width, objects))
     return pictures
 
@@ -120,24 +177,32 @@ def _read_source(data_root, source):
 class _PictureFinder:
     """Finds the picture of an id, whatever its extension, by one look into the folder."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, on_defect: OnDefect):
         self.folder = folder
+        self.on_defect = on_defect
         self.names = {}  # folder of the id -> id -> file names
 
-    def find(self, image_id: str, named_file: str, listing: str) -> str:
+    def find(self, image_id: str, named_file: str, listing: str) -> str | None:
+        """The picture's file under the folder, the expected one if there is none; None if it may be one of several."""
         subfolder = os.path.dirname(image_id)
         if subfolder not in self.names:
             self.names[subfolder] = self._list(subfolder)
         candidates = self.names[subfolder].get(image_id, [])
         if len(candidates) > 1:
             candidates = [name for name in candidates if os.path.basename(name) == named_file] or candidates
-        if len(candidates) != 1:
-            found = f"{len(candidates)} files {sorted(candidates)}" if candidates else "no file"
-            raise FileNotFoundError(
-                f"{os.path.join(self.folder, image_id)}.*: {found} for the image {image_id!r} of {listing}. "
-                "There has to be one picture of that name, such as .jpg or .png."
-            )
-        return candidates[0]
+        if len(candidates) == 1:
+            return candidates[0]
+        found = f"{len(candidates)} files {sorted(candidates)}" if candidates else "no file"
+        message = (
+            f"{os.path.join(self.folder, image_id)}.*: {found} for the image {image_id!r} of {listing}. "
+            "There has to be one picture of that name, such as .jpg or .png."
+        )
+        if candidates:
+            self.on_defect(Defect("ambiguous picture", os.path.join(self.folder, image_id), message))
+            return None
+        expected = f"{image_id}.jpg"
+        self.on_defect(Defect("missing picture", os.path.join(self.folder, expected), message))
+        return expected
 
     def _list(self, subfolder):
         folder = os.path.join(self.folder, subfolder)
@@ -150,48 +215,73 @@ class _PictureFinder:
 
 
 def _read_xml(file, listing):
-    """(height, width, name of the picture as the xml has it, objects) of one annotation file."""
+    """(height, width, name of the picture as the xml has it, nodes of the objects) of one annotation file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is not xml, or says no size.
+    """
     try:
         root = ET.parse(file).getroot()
     except FileNotFoundError:
         raise FileNotFoundError(f"{file}: missing, though {listing} lists the image") from None
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown or not kept
         raise ValueError(f"{file}: not readable as xml: {error}") from None
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     try:
         height, width = (int(float(side)) for side in sides)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         height, width = 0, 0
     if height < 1 or width < 1:
         raise ValueError(f"{file}: height and width are {sides}. Write the picture's size into <size>.")
-    objects = [_read_object(file, number, node) for number, node in enumerate(root.findall("object"))]
-    return height, width, root.findtext("filename", "").strip(), objects
+    return height, width, root.findtext("filename", "").strip(), root.findall("object")
 
 
-def _read_object(file, number, node):
+def _read_object(file, number, node, on_defect):
+    """One object, or None if it cannot be used."""
     name = node.findtext("name", "").strip()
-    if not name:
-        raise ValueError(f"{file}: object {number} has no <name>")
     corners = [node.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    difficult = node.findtext("difficult", "0").strip()
     try:
         box = tuple(float(corner) for corner in corners)
     except (TypeError, ValueError):
-        raise ValueError(f"{file}: object {number} ({name}) has corners {corners}, not four numbers") from None
-    difficult = node.findtext("difficult", "0").strip()
-    if difficult not in ("", "0", "1"):
-        raise ValueError(f"{file}: object {number} ({name}) has difficult {difficult!r}, not 0 or 1")
-    return _Object(name, box, difficult == "1")
+        box = None
+    if not name:
+        problem = f"object {number} has no <name>"
+    elif box is None:
+        problem = f"object {number} ({name}) has corners {corners}, not four numbers"
+    elif difficult not in ("", "0", "1"):
+        problem = f"object {number} ({name}) has difficult {difficult!r}, not 0 or 1"
+    else:
+        return _Object(number, name, box, difficult == "1")
+    on_defect(Defect("broken object", file, f"{file}: {problem}", number))
+    return None
 
 
-def _check_unique(pictures: Sequence[_Picture]):
+def _unique(pictures: Sequence[_Picture], on_defect: OnDefect) -> list[_Picture]:
+    """`pictures` without those whose id was there before."""
     first = {}
     for picture in pictures:
         other = first.setdefault(picture.image_id, picture)
         if other is not picture:
-            raise ValueError(
+            message = (
                 f"image {picture.image_id!r} is listed twice, as {other.file} and as {picture.file}. "
                 "Each image counts once: take it off one list, or rename one of two pictures that share a name."
             )
+            on_defect(Defect("duplicate id", picture.file, message, picture.image_id))
+    return list(first.values())
+
+
+def _with_known_classes(picture, class_names, on_defect):
+    """`picture` without objects of other classes."""
+    for item in picture.objects:
+        if item.name not in class_names:
+            message = (
+                f"{picture.file}: object {item.number} is a {item.name!r}, none of the {len(class_names)} known classes "
+                f"{class_names}. Add it to the config's classes, or correct the file."
+            )
+            on_defect(Defect("unknown class", picture.file, message, item.number))
+    return picture._replace(objects=[item for item in picture.objects if item.name in class_names])
 
 
 def _written_images(pictures):
@@ -206,26 +296,13 @@ def _written_images(pictures):
 
 def _written_objects(pictures, class_names):
     objects = [item for picture in pictures for item in picture.objects]
+    labels = {name: label for label, name in enumerate(class_names)}
     return WrittenObjects(
         image_indices=[i for i, picture in enumerate(pictures) for _ in picture.objects],
         boxes=[item.box for item in objects],
-        labels=_labels(pictures, class_names),
+        labels=[labels[item.name] for item in objects],
         difficult=[item.is_difficult for item in objects],
         crowd=[False] * len(objects),
         areas=None,
-        numbers=[number for picture in pictures for number in range(len(picture.objects))],
+        numbers=[item.number for item in objects],
     )
-
-
-def _labels(pictures, class_names):
-    numbers = {name: label for label, name in enumerate(class_names)}
-    labels = []
-    for picture in pictures:
-        for number, item in enumerate(picture.objects):
-            if item.name not in numbers:
-                raise ValueError(
-                    f"{picture.file}: object {number} is a {item.name!r}, none of the {len(class_names)} known classes "
-                    f"{class_names}. Add it to the config's classes, or correct the file."
-                )
-            labels.append(numbers[item.name])
-    return labels

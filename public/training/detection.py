@@ -10,18 +10,21 @@ from torch import nn
 from public import collectives, drawing
 from public.config import DetectionConfig, freeze
 from public.datasets.annotations import Annotations
+from public.datasets.defects import Defect
 from public.datasets.loader import (
     DetectionBatch,
     DetectionDataset,
     EvalBatches,
     EvaluationDataset,
     TrainBatches,
+    load_picture,
     make_loader,
 )
 from public.evaluation import ImageDetections, format_class_table, merge
 from public.evaluation.coco import evaluate_coco, format_coco
 from public.evaluation.voc import evaluate_voc
-from public.input import normalise, read_image, to_image
+from public.files import write_whole
+from public.input import ImageError, normalise, to_image
 from public.training.compute import autocast, memory_format
 from public.training.processes import worker_count
 
@@ -54,6 +57,8 @@ class DetectionTask:
         self.config, self.device = config, device
         self.data_root, self.limit_images = data_root, limit_images
         self._sets: dict[str, Annotations] = {}
+        self._defects: dict[str, list[Defect]] = {}  # that were met when the sets were read, where they may be skipped
+        self._skipped: dict[str, None] = {}  # lines on pictures that could not be used, in order, each once
         self.class_names = class_names
         self.class_names = class_names or self.annotations("train").class_names
         if len(self.class_names) != config.detector.num_classes:
@@ -74,7 +79,11 @@ class DetectionTask:
             data = getattr(self.config, f"{split}_data")
             if data is None:
                 raise ValueError(f"the configuration states no {split}_data")
-            annotations = data.read(self.data_root, self.class_names)
+            if self.config.on_bad_sample == "skip":
+                defects = self._defects[split] = []
+                annotations = data.read(self.data_root, self.class_names, on_defect=defects.append)
+            else:
+                annotations = data.read(self.data_root, self.class_names)
             limit = self.limit_images
             self._sets[split] = annotations if limit is None else annotations.limit(limit)
         return self._sets[split]
@@ -101,19 +110,43 @@ class DetectionTask:
 
     def fingerprint(self) -> dict[str, str]:
         """What identifies the data of the run: annotations, image names and sizes."""
-        return {split: self.annotations(split).fingerprint() for split in ("train", "val")}
+        skips = self.config.on_bad_sample == "skip"
+        return {split: self.annotations(split).fingerprint(allow_missing=skips) for split in ("train", "val")}
 
     def describe(self) -> list[str]:
         """A line for each data set."""
-        return [f"{split}: {self.annotations(split).summary()}" for split in ("train", "val")]
+        lines = []
+        for split in ("train", "val"):
+            left_out = self._left_out(split)
+            note = f", {len(left_out)} defective entries left out" if left_out else ""
+            lines.append(f"{split}: {self.annotations(split).summary()}{note}")
+        return lines
 
     def bad_boxes(self) -> list[str]:
-        """Every box that was dropped or clipped when the annotations were read."""
+        """Every box that was dropped or clipped when the annotations were read, and every entry that was left out."""
         return [
             line
             for split in ("train", "val")
-            for line in self.annotations(split).dropped + self.annotations(split).clipped
+            for annotations in (self.annotations(split),)
+            for line in (*self._left_out(split), *annotations.dropped, *annotations.clipped)
         ]
+
+    def _left_out(self, split: str) -> list[str]:
+        return [defect.message for defect in self._defects.get(split, ()) if defect.leaves_out]
+
+    def _noting_skipped(self, batches, split: str):
+        """`batches`, remembering what was skipped in them."""
+        for batch in batches:
+            self._skipped |= {f"{split}: {line}": None for line in batch.skipped if line}
+            yield batch
+
+    def write_bad_samples(self, folder: Path) -> None:
+        """Adds the pictures that could not be used so far to bad_samples.txt, each once; without any, writes nothing."""
+        path = folder / "bad_samples.txt"
+        lines = dict.fromkeys(path.read_text().splitlines()) if path.exists() else {}
+        if self._skipped.keys() - lines.keys():
+            content = "".join(f"{line}\n" for line in lines | self._skipped)
+            write_whole(path, lambda file: file.write(content.encode()))
 
     def card(self) -> dict[str, object]:
         """What a checkpoint says about its weights beside the weights."""
@@ -136,8 +169,10 @@ class DetectionTask:
             transforms=config.train_transforms,
             batch_transforms=config.batch_transforms,
             seed=config.seed,
+            on_bad_sample=config.on_bad_sample,
         )
-        return self._loader(dataset, self._train_batches(first_step=first_step, num_steps=num_steps))
+        loader = self._loader(dataset, self._train_batches(first_step=first_step, num_steps=num_steps))
+        return self._noting_skipped(loader, "train")
 
     def _train_batches(self, *, first_step: int, num_steps: int) -> TrainBatches:
         return TrainBatches(
@@ -198,10 +233,12 @@ class DetectionTask:
             rank=collectives.rank(),
             world_size=collectives.world_size(),
         )
+        dataset = EvaluationDataset(annotations, spec=self.config.input, on_bad_sample=self.config.on_bad_sample)
         found, clock = [], _Clock(self.device)
-        for batch in self._loader(EvaluationDataset(annotations, spec=self.config.input), batches):
+        for batch in self._noting_skipped(self._loader(dataset, batches), split):
             found += self._detect(model, batch.to(self.device), clock)
-        parts = collectives.gather_objects((found, clock.seconds, len(found)))
+        parts = collectives.gather_objects((found, clock.seconds, len(found), self._skipped))
+        self._skipped = {line: None for part in parts for line in part[3]}
         metrics = None
         if collectives.rank() == 0:
             self.detections, self.evaluated = merge([part[0] for part in parts]), split
@@ -214,6 +251,8 @@ class DetectionTask:
         with clock("nms"):
             detections = self.decoder(outputs)
         detections = to_image(detections, batch.geometries)
+        for i in (i for i, skipped in enumerate(batch.skipped) if skipped):  # what is seen in black is not found
+            detections[i] = {name: values[:0] for name, values in detections[i].items()}
         return [
             ImageDetections(
                 index=int(index),
@@ -250,13 +289,21 @@ class DetectionTask:
         if "coco" in self.config.metrics:
             lines += [format_coco(metrics), format_class_table(metrics)]
         lines += [f"{n}: {metrics[n]:.6f}" for n in ("voc_AP50", "voc07_AP50") if metrics.get(n) is not None]
-        return "\n".join(lines)
+        skipped = [line for line in self._skipped if line.startswith(f"{self.evaluated}: ")]
+        if skipped:
+            lines.append(f"{len(skipped)} pictures could not be used; their objects count as not found:")
+        return "\n".join(lines + skipped)
 
     def draw_predictions(self, folder: Path) -> None:
         """Writes prediction_<number>.jpg for the first images of the evaluated split: ground truth | predictions."""
         annotations = self.annotations(self.evaluated)
         for found in self.detections[: self.config.num_pictures]:
-            image = read_image(annotations.image_path(found.index))
+            try:
+                image = load_picture(annotations, found.index)
+            except ImageError:
+                if self.config.on_bad_sample == "skip":
+                    continue
+                raise
             truth = annotations.objects(found.index)
             kept = found.scores >= PICTURE_SCORE
             left = drawing.draw_detections(image, truth.boxes, truth.labels, self.class_names, min_side=384)
@@ -295,7 +342,7 @@ class _Clock:
             torch.cuda.synchronize(self.device)
 
 
-def _speed(parts: list[tuple[list, dict[str, float], int]]) -> dict[str, float]:
+def _speed(parts: list[tuple[list, dict[str, float], int, dict]]) -> dict[str, float]:
     """Milliseconds an image, over the images of all processes."""
     num_images = max(sum(part[2] for part in parts), 1)
     return {f"{name}_ms": 1000 * float(np.sum([p[1][name] for p in parts])) / num_images for name in ("forward", "nms")}
