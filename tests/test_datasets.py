@@ -453,3 +453,14 @@ def test_real_coco_annotations_equal_those_of_pycocotools():
         assert annotations.areas[part].tolist() == [item["area"] for item in expected]
     assert annotations.crowd.sum() == 5
     assert annotations.fingerprint() == annotations.fingerprint()
+
+
+def test_a_star_takes_every_xml_file_and_needs_no_lists(tmp_path):
+    write_voc(tmp_path, folder="mine", split="train", num_images=4, seed=3)
+    listed = Voc(sources=("mine/train",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)
+    shutil.rmtree(tmp_path / "mine" / "ImageSets")
+    every = Voc(sources=("mine/*",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)
+    assert [every.image_id(i) for i in range(4)] == sorted(listed.image_id(i) for i in range(4))
+    assert every.fingerprint() == listed.fingerprint()
+    with pytest.raises(FileNotFoundError, match="other/Annotations: no xml file there"):
+        Voc(sources=("other/*",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)

@@ -37,6 +37,7 @@ class Voc:
 
     Fields:
         sources: "folder/split" under the data root, such as "VOCdevkit/VOC2007/trainval"; several make a union.
+            "folder/*" takes every xml file of folder/Annotations, and needs no lists.
         classes: names in label order; None takes the sorted names found in the data.
         use_difficult: whether difficult objects are trained on.  Evaluation sees them, flagged, in any case.
         keep_empty_images: whether images without an object to train on (nothing, or difficult ones only where these are
@@ -84,11 +85,16 @@ def read_voc_folder(folder: str | os.PathLike, on_defect: OnDefect = stop) -> An
         FileNotFoundError, ValueError: as `Voc.read`.
     """
     folder = os.fspath(folder)
-    root = os.path.join(folder, "Annotations")
-    found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
-    image_ids = sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.endswith(".xml"))
+    image_ids, root = _all_ids(folder)
     pictures = _read_pictures(folder, "", image_ids, f"the folder {root}", on_defect)
     return _annotations(folder, pictures, None, True, f"VOC {folder}", on_defect)
+
+
+def _all_ids(folder):
+    """(The ids of all xml files under `folder`/Annotations, by name; that folder)."""
+    root = os.path.join(folder, "Annotations")
+    found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
+    return sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.endswith(".xml")), root
 
 
 def list_split(listing: str | os.PathLike) -> list[str]:
@@ -136,6 +142,13 @@ class _Picture(NamedTuple):
 
 def _read_source(data_root, source, on_defect):
     folder, _, split = source.rpartition("/")
+    if split == "*":
+        image_ids, root = _all_ids(os.path.join(data_root, folder))
+        if not image_ids:
+            raise FileNotFoundError(
+                f"{root}: no xml file there, though the config's source {source!r} means all of them"
+            )
+        return _read_pictures(data_root, folder, image_ids, f"the folder {root}", on_defect)
     listing = os.path.join(data_root, folder, "ImageSets", "Main", f"{split}.txt")
     try:
         image_ids = list_split(listing)

@@ -15,7 +15,7 @@ import numpy as np
 from public import drawing
 from public.evaluation import ImageDetections
 from public.evaluation.matching import ImageMatches
-from public.input import read_image
+from public.input import ImageError, read_image
 
 SINGLE_SIDE = 720  # pixels of the longer side of an image in its own picture
 SHEET_SIDE = 480  # and in the sheet of all
@@ -33,7 +33,6 @@ def draw_worst(
         The single pictures, in the order of `worst`.
 
     Raises:
-        ImageError: an image cannot be read; it is named.
         OSError: a picture cannot be written; it is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,7 @@ def draw_worst(
     by_index = {image.index: image for image in detections}
     paths, small = [], []
     for rank, matches in enumerate(worst, start=1):
-        image = read_image(annotations.image_path(matches.index))
+        image = _picture(annotations, matches.index)
         found = by_index[matches.index]
         name = Path(annotations.image_name(matches.index)).stem
         paths.append(folder / f"{rank:0{len(str(len(worst)))}d}_{name}.jpg")
@@ -52,6 +51,14 @@ def draw_worst(
     if small:
         drawing.save_image(sheet, drawing.contact_sheet(small, columns=2 if len(small) > 3 else 1))
     return paths
+
+
+def _picture(annotations, index: int) -> np.ndarray:
+    """The image, or the black one that was evaluated in its place where it cannot be read (on_bad_sample = "skip")."""
+    try:
+        return read_image(annotations.image_path(index))
+    except ImageError:
+        return np.zeros((annotations.heights[index], annotations.widths[index], 3), dtype=np.uint8)
 
 
 def draw_matches(

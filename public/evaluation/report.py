@@ -59,7 +59,7 @@ def write_report(
         num_worst: how many images are drawn.
 
     Raises:
-        ValueError: the detection set is malformed, or an image to draw cannot be read.
+        ValueError: the detection set is malformed.
         OSError: a file cannot be written; it is named.
     """
     folder = Path(folder)
