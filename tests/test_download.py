@@ -380,7 +380,7 @@ def test_what_a_killed_process_left_of_unpacking_is_cleared(year, data_root):
 
 def test_a_second_process_is_kept_out(year, data_root):
     with (
-        download._only_process(data_root),
+        download.only_process(data_root),
         pytest.raises(OSError, match=f"another process is downloading into {data_root}"),
     ):
         get(year, data_root)

@@ -109,6 +109,10 @@ class Annotations:
         """The data set's own name of the image, as a plain Python value."""
         return self.image_ids[index].item()
 
+    def picture_files(self) -> list[str]:
+        """The files of all pictures."""
+        return [self.image_path(index) for index in range(len(self))]
+
     def objects(self, index: int) -> Objects:
         """All objects of one image, difficult and crowd ones too; the arrays are views."""
         part = slice(self.offsets[index], self.offsets[index + 1])

@@ -48,15 +48,19 @@ def check_classes(annotations: Annotations) -> list[Defect]:
 
 
 def check_pictures(annotations: Annotations, *, is_quick: bool, num_workers: int, title: str) -> list[Seen]:
-    """Reads every picture once, as training would, and compares its size with the annotated one.
+    """Reads every picture once, as training would, and compares its size with the annotated one; see `look_at`."""
+    return look_at(_Pictures(annotations, is_quick), num_workers=num_workers, title=title)
+
+
+def look_at(pictures: Dataset, *, num_workers: int, title: str) -> list[Seen]:
+    """What `pictures` finds in each of its pictures, in order.
 
     Args:
-        is_quick: only the header of each file; then no file is hashed, and a cut one is not noticed.
         num_workers: processes; 0 reads in this one.
         title: of the progress bar, which a terminal shows.
     """
     loader = DataLoader(
-        _Pictures(annotations, is_quick),
+        pictures,
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_as_it_is,
@@ -68,6 +72,8 @@ def check_pictures(annotations: Annotations, *, is_quick: bool, num_workers: int
 
 
 class _Pictures(Dataset):
+    """is_quick: only the header of each file is read; then no file is hashed, and a cut one is not noticed."""
+
     def __init__(self, annotations: Annotations, is_quick: bool):
         self.annotations = annotations
         self.is_quick = is_quick
@@ -83,11 +89,12 @@ class _Pictures(Dataset):
             else:
                 load_picture(self.annotations, index)
         except ImageError as error:
-            return Seen(path, Defect(error.kind, path, str(error)), _sha256(path, self.is_quick))
-        return Seen(path, None, _sha256(path, self.is_quick))
+            return Seen(path, Defect(error.kind, path, str(error)), file_sha256(path, self.is_quick))
+        return Seen(path, None, file_sha256(path, self.is_quick))
 
 
-def _sha256(path, is_quick):
+def file_sha256(path: str, is_quick: bool) -> str | None:
+    """sha256 (hex) of the file; None where it is not there, or nothing is to be read."""
     if is_quick or not os.path.isfile(path):
         return None
     with open(path, "rb") as file:

@@ -2,7 +2,7 @@
 
 A transfer that breaks goes on where it stopped, also in a later call, if the server knows HTTP's Range; else it starts
 over.  Nothing is unpacked before the whole archive has the digest that stands here.  The set appears under its name in
-one rename, after every image of its lists was found.
+one rename, after every image of its lists was found.  `public.datasets.download_cifar` fetches CIFAR by the same rules.
 
 Digests and sizes: tensorflow/datasets (commit 333639b), tensorflow_datasets/url_checksums/voc.txt, which lists the mirror
 of pjreddie.com; a second source has the same three digests, the LFS pointers of huggingface.co/datasets/
@@ -39,11 +39,12 @@ TEMPORARY_CODES = (408, 429, 500, 502, 503, 504)  # HTTP: try again
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """One file to fetch: where it is, its length in bytes, its digest."""
+    """One file to fetch: where it is, its length in bytes, its digest, and a known mirror to name where it fails."""
 
     url: str
     size: int
     sha256: str
+    mirror: str | None = MIRROR
 
     @property
     def name(self) -> str:
@@ -115,7 +116,7 @@ def download_voc(
     """
     data_root = Path(data_root)
     target = data_root / "VOCdevkit" / year.folder
-    with _only_process(data_root):
+    with only_process(data_root):
         if target.exists():
             fault = find_fault(target, year.splits)
             if fault is None:
@@ -123,7 +124,7 @@ def download_voc(
             raise ValueError(f"{target} is there but not whole: {fault}. Move it away and run this again.")
         folder = data_root / ARCHIVE_FOLDER
         folder.mkdir(exist_ok=True)
-        _check_space(year, folder)
+        check_space(year.folder, year.archives, folder)
         paths = [fetch(archive, folder, mirror=mirror, wait=wait) for archive in year.archives]
         unpack(paths, target, year.splits)
         if not keep_archives:
@@ -135,7 +136,7 @@ def download_voc(
 
 
 @contextlib.contextmanager
-def _only_process(folder):
+def only_process(folder):
     """Holds a lock on `folder`, which ends with the process."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -148,16 +149,20 @@ def _only_process(folder):
         os.close(handle)
 
 
-def _check_space(year, folder):
-    """Refuses to begin what cannot end: the rest of the archives, and the same number of bytes again unpacked."""
+def check_space(name: str, archives: tuple[Archive, ...], folder: Path) -> None:
+    """Refuses to begin what cannot end: the rest of the archives, and the same number of bytes again unpacked.
+
+    Raises:
+        OSError: there is less room; naming the set `name`.
+    """
     needed = 0
-    for archive in year.archives:
-        received = sum(_size(folder / name) for name in (archive.name, f"{archive.name}.part"))
+    for archive in archives:
+        received = sum(_size(folder / file) for file in (archive.name, f"{archive.name}.part"))
         needed += archive.size + max(archive.size - received, 0)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{folder}: {year.folder} needs {needed / 1e9:.2f} GB (archives and what they hold), but only "
+            f"{folder}: {name} needs {needed / 1e9:.2f} GB (archives and what they hold), but only "
             f"{free / 1e9:.2f} GB are free. Make room, or name another --data_root."
         )
 
@@ -223,7 +228,7 @@ def _receive(archive, url, part, wait):
         if failures == NUM_ATTEMPTS:
             raise OSError(
                 f"{url}: given up after {failures} attempts without a new byte, the last time because {reason}. {part} has "
-                f"{_size(part)} of {archive.size} bytes; run this again to go on, perhaps with {_elsewhere(url)}"
+                f"{_size(part)} of {archive.size} bytes; run this again to go on, perhaps with {_elsewhere(archive, url)}"
             )
         tqdm.write(f"{archive.name}: {reason}; trying again")
         time.sleep(wait * 2 ** max(failures - 1, 0))
@@ -236,14 +241,16 @@ def _reason(error, url, archive):
             if error.code not in TEMPORARY_CODES:
                 raise _FinalError(
                     f"{url}: the server answers {error.code} {error.reason}, so {archive.name} is not to be had there. "
-                    f"Try {_elsewhere(url)}"
+                    f"Try {_elsewhere(archive, url)}"
                 ) from None
             return f"the server answers {error.code} {error.reason}"
     return str(getattr(error, "reason", error)) or type(error).__name__
 
 
-def _elsewhere(url):
-    return f"--mirror {MIRROR}" if not url.startswith(MIRROR) else "no --mirror, or another one"
+def _elsewhere(archive, url):
+    if archive.mirror is None:
+        return "--mirror and an address that holds it"
+    return f"--mirror {archive.mirror}" if not url.startswith(archive.mirror) else "no --mirror, or another one"
 
 
 def _transfer(archive, url, part):
@@ -259,7 +266,7 @@ def _transfer(archive, url, part):
                 if received > archive.size:
                     raise _FinalError(
                         f"{url}: the server sends more than the {archive.size} bytes of {archive.name}: it is another "
-                        f"file. Try {_elsewhere(url)}"
+                        f"file. Try {_elsewhere(archive, url)}"
                     )
                 _write(file, chunk, part)
                 bar.update(len(chunk))
@@ -280,7 +287,7 @@ def _ask(archive, url, offset):
         answer.close()
         raise _FinalError(
             f"{url}: the server offers {total} bytes from byte {start} on, {archive.name} has {archive.size}, wanted from "
-            f"byte {offset} on: it is another file. Try {_elsewhere(url)}"
+            f"byte {offset} on: it is another file. Try {_elsewhere(archive, url)}"
         )
     if start < offset:
         tqdm.write(f"{archive.name}: the server does not resume; {offset} bytes are fetched again")
@@ -327,7 +334,7 @@ def unpack(archives: list[Path], target: Path, splits: dict[str, int]) -> None:
     try:
         temporary.mkdir(parents=True)
         for archive in archives:
-            _extract(archive, temporary, f"VOCdevkit/{target.name}")
+            extract(archive, temporary, f"VOCdevkit/{target.name}")
         unpacked = temporary / "VOCdevkit" / target.name
         fault = find_fault(unpacked, splits)
         if fault is not None:
@@ -338,8 +345,8 @@ def unpack(archives: list[Path], target: Path, splits: dict[str, int]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _extract(archive, folder, wanted):
-    """Unpacks what lies under `wanted` in `archive` into `folder`."""
+def extract(archive: Path, folder: Path, wanted: str) -> None:
+    """Unpacks what lies under `wanted` in `archive` into `folder`; see `unpack`."""
     left_out = []
 
     def keep(member, path):

@@ -337,8 +337,9 @@ def make_loader(
     num_workers: int,
     prefetch_factor: int,
     pin_memory: bool,
+    collate_fn=collate,
 ) -> DataLoader:
-    """A torch DataLoader of `DetectionBatch`es that draws from no global generator.
+    """A torch DataLoader of `DetectionBatch`es, or what else `collate_fn` makes, that draws from no global generator.
 
     Args:
         num_workers: processes that read and transform; 0 does it in this process.  They live as long as the loader.
@@ -349,7 +350,7 @@ def make_loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # the loader numbers its workers from it; none of our streams does

@@ -77,8 +77,8 @@ def _class_table(annotations, owners):
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def draw_classes(sets: dict[str, Annotations], path: Path) -> None:
-    """Writes a bar for each class and split: the number of its boxes, on a logarithmic scale."""
+def draw_classes(sets: dict[str, Annotations], path: Path, what: str = "boxes") -> None:
+    """Writes a bar for each class and split: how often `labels` has it, on a logarithmic scale; `what` is counted."""
     names = next(iter(sets.values())).class_names
     figure = Figure(figsize=(9, 1.6 + len(names) * max(0.22, 0.14 * len(sets))), dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -96,8 +96,8 @@ def draw_classes(sets: dict[str, Annotations], path: Path) -> None:
     axes.set_xlim(left=0.5)
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel("boxes")
-    axes.set_title("boxes of each class", loc="left", fontweight="bold")
+    axes.set_xlabel(what)
+    axes.set_title(f"{what} of each class", loc="left", fontweight="bold")
     if len(sets) > 1:
         axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

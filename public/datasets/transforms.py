@@ -171,10 +171,10 @@ class ColorDistort:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         changes = (
-            (_change_brightness, self.brightness),
-            (_change_contrast, self.contrast),
-            (_change_saturation, self.saturation),
-            (_change_hue, self.hue),
+            (change_brightness, self.brightness),
+            (change_contrast, self.contrast),
+            (change_saturation, self.saturation),
+            (change_hue, self.hue),
         )
         order = rng.permutation(len(changes))
         is_applied = rng.random(len(changes)) < self.apply_prob
@@ -187,21 +187,25 @@ class ColorDistort:
         return replace(sample, image=image)
 
 
-def _change_brightness(image, factor):
+def change_brightness(image, factor):
+    """`image` times `factor`, rounded and clipped."""
     return cv2.transform(image, np.eye(3) * factor)
 
 
-def _change_contrast(image, factor):
+def change_contrast(image, factor):
+    """How far `image` is from its own mean grey, times `factor`."""
     grey = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
     offset = np.full((3, 1), grey * (1 - factor))
     return cv2.transform(image, np.hstack([np.eye(3) * factor, offset]))
 
 
-def _change_saturation(image, factor):
+def change_saturation(image, factor):
+    """How far each pixel is from its own grey, times `factor`."""
     return cv2.transform(image, np.eye(3) * factor + (1 - factor) * np.tile(_LUMA, (3, 1)))
 
 
-def _change_hue(image, shift):
+def change_hue(image, shift):
+    """The hues moved by `shift` of 256, rounded to a whole number."""
     shift = round(shift)
     if shift == 0:  # the way to hue and back would cost some levels
         return image
