@@ -11,6 +11,7 @@ import torch
 
 from public.decoders.nms import multiclass_nms
 from public.points import cell_points, distances_to_boxes, expected_distances
+from public.precision import at_least_float32
 
 
 class PPYOLOEDecoder:
@@ -45,8 +46,8 @@ class PPYOLOEDecoder:
             points, strides = cell_points(
                 outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.box_logits.device
             )
-            distances_ltrb = expected_distances(outputs.box_logits.float()) * strides  # (B, A, 4) pixels
-            return distances_to_boxes(points, distances_ltrb), outputs.class_logits.float().sigmoid()
+            distances_ltrb = expected_distances(at_least_float32(outputs.box_logits)) * strides  # (B, A, 4) pixels
+            return distances_to_boxes(points, distances_ltrb), at_least_float32(outputs.class_logits).sigmoid()
 
     def __call__(self, outputs) -> list[dict[str, torch.Tensor]]:
         """For each image `boxes` (N, 4) in network pixels, `scores` (N,), `labels` (N,) int64, by falling score.

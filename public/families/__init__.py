@@ -2,10 +2,14 @@
 
 from difflib import get_close_matches
 
-from public.families import ppyoloe, ppyoloe_aux
+from public.families import classifier, ppyoloe, ppyoloe_aux
 
 # name of the settings class -> the class
-FAMILIES: dict[str, type] = {"PPYOLOE": ppyoloe.PPYOLOE, "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux}
+FAMILIES: dict[str, type] = {
+    "ImageClassifier": classifier.ImageClassifier,
+    "PPYOLOE": ppyoloe.PPYOLOE,
+    "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
+}
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
 PUBLISHED: dict[str, object] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED}

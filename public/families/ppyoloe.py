@@ -11,7 +11,8 @@ from public.decoders.ppyoloe import PPYOLOEDecoder
 from public.losses.assigners.atss import ATSSAssigner
 from public.losses.assigners.task_aligned import TaskAlignedAssigner
 from public.losses.ppyoloe import PPYOLOELoss
-from public.models.backbones.cspresnet import CSPResNet
+from public.models.backbones.cspresnet import BLOCKS, CHANNELS, CSPResNet, scaled
+from public.models.classifier import Backbone
 from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
 from public.models.necks.csp_pan import CSPPAN
 
@@ -53,26 +54,35 @@ class PPYOLOE:
     nms_top_k: int  # candidates a class
     keep_top_k: int  # detections an image
 
-    def build_model(self, *, in_chans: int = 3) -> PPYOLOEModel:
+    def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEModel:
         """A new network in train mode; its initial values come from torch's global generator.
 
-        `in_chans` is the number of channels of the images, which an experiment leaves at the 3 of its InputSpec.
-        """
-        return PPYOLOEModel(**self._parts(in_chans, attention="conv"))
+        Args:
+            in_chans: channels of the images, which an experiment leaves at the 3 of its InputSpec.
+            backbone: one that has maps of `strides`, for images of `in_chans` channels, with its own initial values; None:
+                the CSPResNet of these settings.
 
-    def _parts(self, in_chans: int, *, attention: str) -> dict[str, object]:
+        Raises:
+            ValueError: a backbone that lacks one of the strides.
+        """
+        return PPYOLOEModel(**self._parts(in_chans, attention="conv", backbone=backbone))
+
+    def _parts(self, in_chans: int, *, attention: str, backbone: Backbone | None) -> dict[str, object]:
         """What a PPYOLOEModel is made of; `attention` is the convolution of the head's attention."""
-        backbone = CSPResNet(
-            in_chans=in_chans,
-            channels=tuple(_scaled(count, self.width) for count in self.backbone_channels),
-            num_blocks=tuple(_scaled(count, self.depth) for count in self.backbone_blocks),
-            use_alpha=self.use_alpha,
-            activation=self.activation,
-        )
+        initialise_backbone = backbone is None
+        if backbone is None:
+            backbone = CSPResNet(
+                in_chans=in_chans,
+                channels=tuple(scaled(count, self.width) for count in self.backbone_channels),
+                num_blocks=tuple(scaled(count, self.depth) for count in self.backbone_blocks),
+                use_alpha=self.use_alpha,
+                activation=self.activation,
+            )
+        backbone.select(self.strides)
         neck = CSPPAN(
             in_channels=backbone.out_channels,
-            out_channels=tuple(_scaled(count, self.width) for count in self.neck_channels),
-            num_blocks=_scaled(self.neck_blocks, self.depth),
+            out_channels=tuple(scaled(count, self.width) for count in self.neck_channels),
+            num_blocks=scaled(self.neck_blocks, self.depth),
             activation=self.activation,
         )
         head = PPYOLOEHead(
@@ -88,6 +98,7 @@ class PPYOLOE:
             "head": head,
             "strides": self.strides,
             "num_classes": self.num_classes,
+            "initialise_backbone": initialise_backbone,
         }
 
     def build_loss(self) -> PPYOLOELoss:
@@ -126,10 +137,6 @@ class PPYOLOE:
         """Called before each epoch; PPYOLOE changes nothing in its network."""
 
 
-def _scaled(count: int, factor: float) -> int:
-    return max(round(count * factor), 1)
-
-
 def crn_coco(*, depth: float, width: float) -> PPYOLOE:
     """PaddleDetection's ppyoloe_crn_*_300e_coco, which differ in depth and width only."""
     return PPYOLOE(
@@ -137,8 +144,8 @@ def crn_coco(*, depth: float, width: float) -> PPYOLOE:
         width=width,
         use_alpha=False,
         activation="silu",
-        backbone_channels=(64, 128, 256, 512, 1024),
-        backbone_blocks=(3, 6, 6, 3),
+        backbone_channels=CHANNELS,
+        backbone_blocks=BLOCKS,
         neck_channels=(768, 384, 192),
         neck_blocks=3,
         num_classes=80,

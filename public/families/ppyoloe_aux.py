@@ -9,6 +9,7 @@ from torch import nn
 
 from public.families.ppyoloe import PPYOLOE, crn_coco
 from public.losses.ppyoloe_aux import PPYOLOEAuxLoss
+from public.models.classifier import Backbone
 from public.models.detectors.ppyoloe_aux import PPYOLOEAuxHead, PPYOLOEAuxModel
 
 
@@ -21,9 +22,9 @@ class PPYOLOEAux(PPYOLOE):
     aux_detach_epoch: int  # from this epoch on the auxiliary branch no longer trains backbone and neck
     tal_centre_radius: float  # an object claims points nearer than this to its centre, in strides
 
-    def build_model(self, *, in_chans: int = 3) -> PPYOLOEAuxModel:
-        """A new network in train mode; its initial values come from torch's global generator."""
-        parts = self._parts(in_chans, attention=self.head_attention)
+    def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEAuxModel:
+        """A new network in train mode; see `PPYOLOE.build_model`."""
+        parts = self._parts(in_chans, attention=self.head_attention, backbone=backbone)
         widths = set(parts["neck"].out_channels)
         if len(widths) > 1:
             raise ValueError(

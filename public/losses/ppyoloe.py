@@ -16,6 +16,7 @@ from public.losses.distribution_focal import distribution_focal_loss
 from public.losses.focal import varifocal_loss
 from public.losses.progress import Progress
 from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
+from public.precision import at_least_float32
 
 GIOU_EPS = 1e-10
 LAST_BIN_MARGIN = 0.01  # true distances end this far, in strides, before the last bin
@@ -91,14 +92,14 @@ class PPYOLOELoss:
         """What each point has to learn: labels (B, A), boxes (B, A, 4) and scores (B, A), see `Assignment`."""
         with torch.autocast(outputs.class_logits.device.type, enabled=False):
             points, strides = self._points(outputs)
-            probabilities = outputs.class_logits.float().sigmoid()  # (B, A, K)
-            distances_ltrb = expected_distances(outputs.box_logits.float()) * strides  # (B, A, 4) pixels
+            probabilities = at_least_float32(outputs.class_logits).sigmoid()  # (B, A, K)
+            distances_ltrb = expected_distances(at_least_float32(outputs.box_logits)) * strides  # (B, A, 4) pixels
             predicted_boxes = distances_to_boxes(points, distances_ltrb)
             half_cells = strides * self.grid_cell_scale / 2
             cells = torch.cat([points - half_cells, points + half_cells], dim=1)  # (A, 4) pixels
             assignments = []
             for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
-                given = {"predicted_boxes": predicted_boxes[image], "boxes": target["boxes"].float()}
+                given = {"predicted_boxes": predicted_boxes[image], "boxes": at_least_float32(target["boxes"])}
                 if progress.epoch < self.static_assigner_epochs:
                     given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
                     assignment = self.static_assigner(labels=target["labels"], **given)
@@ -111,7 +112,7 @@ class PPYOLOELoss:
     def _terms(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
         """The unweighted terms of one head."""
         return {
-            "loss_cls": self._class_loss(outputs.class_logits.float(), assignment) / normaliser,
+            "loss_cls": self._class_loss(at_least_float32(outputs.class_logits), assignment) / normaliser,
             **self._box_losses(outputs, assignment, normaliser),
         }
 
@@ -155,7 +156,7 @@ class PPYOLOELoss:
         """
         points, strides = self._points(outputs)
         positives = (assignment.labels.flatten() != self.num_classes).nonzero().squeeze(1)  # (P,) of B * A
-        box_logits = outputs.box_logits.flatten(0, 1).index_select(0, positives).float()  # (P, 4R)
+        box_logits = at_least_float32(outputs.box_logits.flatten(0, 1).index_select(0, positives))  # (P, 4R)
         scores = assignment.scores.flatten()[positives]  # (P,)
         places = positives % len(points)
         strides = strides[places]  # (P, 1)

@@ -1,16 +1,18 @@
 """Other projects' weights -> a checkpoint of this project, with an account of every array.
 
     python -m public.weights.convert paddle ppyoloe_s ppyoloe_crn_s_300e_coco.pdparams -o pretrained/ppyoloe_s_coco.pth
+    python -m public.weights.convert torchvision resnet50 resnet50-0676ba61.pth -o pretrained/resnet50_imagenet.pth
 
 Nothing in the file is executed.  Each array is used once or named with the reason why it is not; what the file lacks, or
 has in another shape, is an error.  Two things are added, and reported: the counters of torch's BatchNorm, and RepVGG's
-learnt factors, as 1, for a file from before they were there.
+learnt factors, as 1, for a file from before they were there.  `public.weights.classifiers` does it for backbones.
 """
 
 import argparse
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,19 @@ from public.families import PUBLISHED, published
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.models import list_models
+from public.models.backbones import NETWORKS
 from public.random_streams import seed_torch
 from public.test_scripts.cli import call
 from public.training.checkpoint import digest, save_atomic
 from public.weights.class_names import class_names
+from public.weights.classifiers import convert_classifier
 from public.weights.known import check_sha256
 from public.weights.load import ALPHA, BACKBONE
 from public.weights.paddle import rename_ppyoloe
 from public.weights.pdparams import read_pdparams
+from public.weights.widen import widen_arrays
 
-READERS = {"paddle": read_pdparams}
+SOURCES = ("paddle", "timm", "torchvision")
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; no other project's files have it
 
 
@@ -63,7 +68,7 @@ def convert(
     """Writes the checkpoint `output` for the published network `model_name`; returns the lines of the report.
 
     Args:
-        source: whose file it is, one of READERS.
+        source: whose file it is, one of SOURCES.
         num_classes: of the checkpoint; None: the file's own.  With another number the class layers get the network's
             initial values, from a fixed seed.
         names_file: a text file with the names of the classes, one a line.
@@ -77,11 +82,27 @@ def convert(
         raise ValueError("a backbone has no classes: leave --num_classes and --class_names out with --backbone_only")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"--num_classes is {num_classes}; it must be at least 1")
-    foreign = READERS[source](file)
+    if model_name in NETWORKS:
+        return convert_classifier(
+            source=source,
+            model_name=model_name,
+            file=file,
+            output=output,
+            num_classes=num_classes,
+            names_file=names_file,
+            backbone_only=backbone_only,
+        )
+    if model_name not in PUBLISHED:
+        nearest = get_close_matches(model_name, list_models(), n=3) or list_models()
+        raise ValueError(f"no published network is called {model_name!r}; did you mean {', '.join(nearest)}?")
+    if source != "paddle":
+        raise ValueError(f"{source}'s weights of the detector {model_name} are not known here; paddle's are")
+    foreign = read_pdparams(file)
     result = Conversion(model_name=model_name, settings=published(model_name), file=file, backbone_only=backbone_only)
     result.notes.append(f"{file}: sha256 {foreign.sha256}, {check_sha256(file.name, foreign.sha256)}")
     result.left_out |= foreign.left_out
-    arrays = _as_float32(foreign.arrays, result)
+    arrays, lines = widen_arrays(foreign.arrays, file)
+    result.notes += lines
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
     _complete(result)
     card = {"model_name": model_name, "part": "backbone", "num_classes": None, "class_names": []}
@@ -115,28 +136,6 @@ def input_spec(model_name: str) -> InputSpec:
 
 
 # ---------------------------------------------------------------------------------------------- the file's arrays
-
-
-def _as_float32(arrays: dict[str, np.ndarray], result: Conversion) -> dict[str, np.ndarray]:
-    """Narrower numbers widened without loss: float16, and bfloat16, which Paddle gives numpy as uint16."""
-    widened: dict[str, list[str]] = {}
-    converted = {}
-    for name, array in arrays.items():
-        if array.dtype == np.float32:
-            converted[name] = array
-            continue
-        if array.dtype == np.uint16:  # no weight is a whole number: these are the upper halves of float32
-            converted[name] = (array.astype(np.uint32) << 16).view(np.float32)
-        elif array.dtype == np.float16:
-            converted[name] = array.astype(np.float32)
-        else:
-            raise ValueError(
-                f"{result.file}: {name} holds {array.dtype} numbers; weights are float32, float16 or bfloat16"
-            )
-        widened.setdefault({"uint16": "bfloat16 (kept as uint16)"}.get(array.dtype.name, "float16"), []).append(name)
-    for kind, names in widened.items():
-        result.notes.append(f"{len(names)} arrays of {kind} widened to float32: {', '.join(names)}")
-    return converted
 
 
 def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[str, np.ndarray]:
@@ -250,7 +249,7 @@ def _complete(result: Conversion) -> None:
 def _hint(result: Conversion) -> str:
     """The published networks whose names and shapes are those of the file."""
     fitting = []
-    for name in list_models():
+    for name in sorted(PUBLISHED):
         model = _on_meta(PUBLISHED[name])
         missing, unknown, other = _differences(_reference(PUBLISHED[name], result.backbone_only), result.state)
         if not missing and not unknown and all(layer.startswith(model.class_layers) for layer in other):
@@ -302,7 +301,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("source", choices=sorted(READERS), help="whose file it is: paddle (.pdparams)")
+    parser.add_argument(
+        "source", choices=SOURCES, help="whose file it is: paddle (.pdparams), timm or torchvision (.pth)"
+    )
     parser.add_argument("model", help=f"the published network: {', '.join(list_models())}")
     parser.add_argument("file", type=Path, help="the file to convert")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")

@@ -109,11 +109,19 @@ class PPYOLOEModel(nn.Module):
 
     `class_layers` and `input_layer` say what another number of classes or of channels changes; `training_only` names
     the parts that inference does without.
-    The initial values are those of the original: see `initialise_convs` and `PPYOLOEHead.initialise`.
+    The initial values are those of the original: see `initialise_convs` and `PPYOLOEHead.initialise`; without
+    `initialise_backbone` the backbone keeps the values that it has.
     """
 
     def __init__(
-        self, *, backbone: nn.Module, neck: nn.Module, head: PPYOLOEHead, strides: tuple[int, ...], num_classes: int
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: PPYOLOEHead,
+        strides: tuple[int, ...],
+        num_classes: int,
+        initialise_backbone: bool,
     ):
         super().__init__()
         self.backbone = backbone
@@ -124,7 +132,8 @@ class PPYOLOEModel(nn.Module):
         self.class_layers = ("head.pred_cls.",)  # what another number of classes changes, by the beginning of its names
         self.input_layer = f"backbone.{backbone.input_layer}"  # the convolution that reads the images
         self.training_only = ()  # children that `fuse` leaves out
-        initialise_convs(self)
+        for part in (backbone, neck, head) if initialise_backbone else (neck, head):
+            initialise_convs(part)
         self.head.initialise()
 
     def forward(self, images: torch.Tensor) -> PPYOLOEOutputs:

@@ -103,8 +103,16 @@ class PPYOLOEAuxModel(PPYOLOEModel):
         aux_head: PPYOLOEAuxHead,
         strides: tuple[int, ...],
         num_classes: int,
+        initialise_backbone: bool,
     ):
-        super().__init__(backbone=backbone, neck=neck, head=head, strides=strides, num_classes=num_classes)
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            strides=strides,
+            num_classes=num_classes,
+            initialise_backbone=initialise_backbone,
+        )
         self.aux_neck = copy.deepcopy(self.neck)
         self.aux_head = aux_head
         self.aux_head.initialise()
