@@ -55,6 +55,15 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest `value` of all processes; `device` is where the backend exchanges numbers."""
+    if not is_distributed():
+        return value
+    box = torch.tensor(value, device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box)
+
+
 def share_of_sum(value: torch.Tensor, at_least: float = 1.0) -> torch.Tensor:
     """`max(sum over all processes, at_least) / world size`, the normaliser of losses.
 

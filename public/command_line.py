@@ -25,6 +25,8 @@ class Options:
     extend_epochs: int | None
     limit_images: int | None
     max_steps: int | None
+    allow_code_change: bool
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,12 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
     run.add_argument("--extend_epochs", type=int, metavar="N", help="with --resume RUN: a new run, N epochs longer")
     run.add_argument("--limit_images", type=int, metavar="N", help="for trying: the first N images of each set")
     run.add_argument("--max_steps", type=int, metavar="N", help="for trying: end after N steps")
+    run.add_argument(
+        "--allow_code_change", action="store_true", help="go on with a run whose code was another; recorded"
+    )
+    run.add_argument(
+        "--fingerprint", default="names", choices=("names", "full"), help="full: read every picture of the data (names)"
+    )
     run.add_argument(
         "--lr_scaling", default="none", choices=("none", "linear"), help="linear: scale lr with --batch_size"
     )

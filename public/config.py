@@ -1,8 +1,9 @@
 """The settings of an experiment as values, and how they are written to JSON and read back.
 
-An experiment's `config.py` states one `DetectionConfig(...)`.  A field that decides a result has no default here: the
-experiment's page states it, so a change of the library cannot alter an old experiment.  Fields made by `free(...)` are
-machinery (workers, print interval, ...): no bit of the weights depends on them, and only they may differ on resume.
+An experiment's `config.py` states one `DetectionConfig(...)` or `ClassificationConfig(...)`.  A field that decides a result
+has no default here: the experiment's page states it, so a change of the library cannot alter an old experiment.  Fields
+made by `free(...)` are machinery (workers, print interval, ...): no bit of the weights depends on them, and only they may
+differ on resume.
 
 `freeze` turns a value into plain JSON, `{"RandomFlip": {"prob": 0.5}}`; `thaw` turns it back with classes that the caller
 provides.  JSON never names a class to be imported.
@@ -55,6 +56,7 @@ class TrainingConfig:
     pin_memory: bool = free(True)
     print_interval: int = free(20)  # steps between two lines of the log
     checkpoint_minutes: float = free(10.0)  # minutes between two checkpoints within an epoch
+    digest_interval: int = free(100)  # steps between two digests of the weights in digests.jsonl
     num_pictures: int = free(4)  # training batches, and validation images, that are drawn
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class TrainingConfig:
         lowest = {
             **dict.fromkeys(("epochs", "batch_size", "accumulate", "threads", "evaluation_interval"), 1),
             **dict.fromkeys(("evaluation_batch_size", "early_stop", "prefetch_factor", "print_interval"), 1),
+            "digest_interval": 1,
             **dict.fromkeys(("seed", "num_workers", "checkpoint_minutes", "num_pictures"), 0),
         }
         for name, least in lowest.items():
@@ -89,6 +92,41 @@ class DetectionConfig(TrainingConfig):
     batch_transforms: tuple  # drawn once for a global batch
     on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
     metrics: tuple[str, ...]  # "coco" (12 numbers, by pycocotools), "voc" (area) and "voc07" (11 points)
+
+    @property
+    def network_settings(self) -> Any:
+        """What builds model and loss."""
+        return self.detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(TrainingConfig):
+    """A classification experiment.  Its metrics are those of public/evaluation/topk.py."""
+
+    classifier: Any  # public.families: ImageClassifier(...)
+    input: Any  # public.classification_input.ClassificationInput
+    train_data: Any  # public.datasets: Cifar(...), ImageFolder(...)
+    val_data: Any  # the set that chooses the best weights
+    test_data: Any  # scored once, by `./test.sh --split test`; None: there is none
+    train_transforms: tuple  # on a sample, in this order
+    batch_transforms: tuple  # drawn once for a global batch: public.datasets.mixing, one at most
+    repeats: int  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
+    on_bad_sample: Literal["error", "skip"]  # a picture that cannot be used: stop, or go on without it
+    best_metric: Literal[
+        "top1_accuracy", "top5_accuracy"
+    ]  # in percent; the errors, which are printed, are 100 minus it
+
+    data_on_device: bool = free(False)  # keep a set that is in memory on the device; the same pixels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeats < 1:
+            raise ValueError(f"repeats is {self.repeats}; it must be at least 1")
+
+    @property
+    def network_settings(self) -> Any:
+        """What builds model and loss."""
+        return self.classifier
 
 
 def check_types(config: TrainingConfig) -> None:

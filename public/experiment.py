@@ -111,7 +111,7 @@ def _load_package(folder: Path) -> types.ModuleType:
         sys.modules.pop(name)
         raise
     if not isinstance(getattr(module, "config", None), TrainingConfig):
-        raise ValueError(f"{folder / 'config.py'} must state `config = DetectionConfig(...)`")
+        raise ValueError(f"{folder / 'config.py'} must state `config = DetectionConfig(...)` or ClassificationConfig(...)")
     return module
 
 

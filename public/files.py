@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import IO
 
 
-def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: str | Path, write: Callable[[IO[bytes]], object], keep: str | None = None) -> None:
     """Lets `write` fill a temporary file beside `path`, flushes it to the disk and renames it to `path`.
 
     Killed at any moment, `path` holds the old content or the new, never a part.  What such a kill leaves beside it is
     overwritten the next time.
+
+    Args:
+        keep: a name beside `path` under which the old content stays.  Killed between the two renames, `path` is not there
+            and `keep` is.
 
     Raises:
         OSError: naming `path` and the reason, for instance a full disk; the old content is kept.
@@ -22,6 +26,8 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, path.with_name(keep))
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save covers the system's error with a RuntimeError

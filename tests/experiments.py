@@ -31,6 +31,12 @@ class TinyExperiment:
         write_voc(data_root, folder="tiny", split="val", num_images=5, seed=2)
         return cls(folder, data_root)
 
+    def copy(self, root: Path) -> "TinyExperiment":
+        """Its folder in `root`, without runs, beside the same data."""
+        folder = root / self.folder.name
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("runs", "reproductions", "__pycache__"))
+        return TinyExperiment(folder, self.data_root)
+
     def command(self, *flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
         device = ("--device", "cpu", "--data_root", str(self.data_root))
         return [sys.executable, *launcher, str(self.folder / "train.py"), *device, *flags]

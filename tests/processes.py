@@ -17,12 +17,20 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
+PRELOAD = [  # what the fork server imports, once for all its processes
+    "torch.distributed",
+    "torch.utils.tensorboard",
+    "matplotlib.pyplot",
+    "pycocotools.cocoeval",
+    "public.training.run",
+    "public.families.ppyoloe",  # and with it torchvision, which takes seconds
+]
 GRACE = 5.0  # seconds that the others get to end by themselves after one has failed
 
 
 def start_process(function: Callable, *args) -> multiprocessing.process.BaseProcess:
     """A started process that runs `function(*args)` with one torch thread and no process group."""
-    CONTEXT.set_forkserver_preload(["torch", "torch.distributed"])
+    CONTEXT.set_forkserver_preload(PRELOAD)
     process = CONTEXT.Process(target=_with_one_thread, args=(function, args), daemon=True)
     process.start()
     return process

@@ -15,7 +15,7 @@ from torch import nn
 from public.training.checkpoint import digest, load_checkpoint, save_atomic
 from public.training.ema import EMA
 from public.training.optimizers import SGD
-from public.training.state import TrainingState
+from public.training.state import PARTS, TrainingState
 from public.weights.load import load_starting_weights
 from tests.processes import CONTEXT, start_process
 
@@ -302,19 +302,36 @@ def test_the_checkpoint_holds_the_weights_to_use():
     assert digest(saved["model"]) == digest(trained.ema.model.state_dict()) != digest(trained.model.state_dict())
 
 
-PARTS = ("optimizer", "scaler", "step", "phase", "best", "evaluations_without_best", "metrics", "raw_model", "ema")
+ALL_PARTS = (*PARTS, "raw_model", "ema")
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ALL_PARTS)
 def test_a_part_of_the_state_that_is_missing_is_named(part):
     state = make_state(with_ema=True)
     saved = state.state_dict()
-    assert set(PARTS) == saved["training"].keys()
+    assert set(ALL_PARTS) == saved["training"].keys()
     del saved["training"][part]
     with pytest.raises(ValueError, match=f"lacks '{part}'"):
         state.load_state_dict(saved)
     with pytest.raises(ValueError, match="lacks 'training'"):
         state.load_state_dict({"model": saved["model"]})
+
+
+@pytest.mark.parametrize(("part", "inner"), [("ema", "num_updates"), ("ema", "decay_product"), ("optimizer", "state")])
+def test_what_a_part_lacks_is_named(part, inner):
+    state = make_state(with_ema=True)
+    saved = state.state_dict()
+    del saved["training"][part][inner]
+    with pytest.raises(ValueError, match=f"lacks '{inner}'"):
+        state.load_state_dict(saved)
+
+
+def test_weights_that_do_not_fit_are_named():
+    state = make_state(with_ema=True)
+    saved = state.state_dict()
+    del saved["training"]["raw_model"]["0.bias"]
+    with pytest.raises(ValueError, match=r"does not fit the model.*0\.bias"):
+        state.load_state_dict(saved)
 
 
 # ---------------------------------------------------------------------------------------------- starting weights

@@ -35,6 +35,7 @@ SCALARS = {
     "pin_memory": ("false", False),
     "print_interval": ("50", 50),
     "checkpoint_minutes": ("2", 2.0),
+    "digest_interval": ("10", 10),
     "num_pictures": ("0", 0),
 }
 NESTED = {
@@ -148,6 +149,7 @@ def test_an_unknown_flag_that_is_near_nothing_points_to_help(settings, capsys):
         ("--epochs none", "--epochs"),
         ("--limit_images few", "--limit_images"),
         ("--lr_scaling quadratic", "--lr_scaling"),
+        ("--fingerprint none", "--fingerprint"),
     ],
 )
 def test_a_wrong_value_is_refused_by_flag(settings, line, flag, capsys):
@@ -202,11 +204,15 @@ def test_options_and_their_defaults(settings):
         "extend_epochs": None,
         "limit_images": None,
         "max_steps": None,
+        "allow_code_change": False,
+        "fingerprint": "names",
     }
     options = parse_line(
-        settings, "--device cpu --data-root /data --resume run --extend-epochs 3 --limit_images 10 --max_steps 5"
+        settings,
+        "--device cpu --data-root /data --resume run --extend-epochs 3 --limit_images 10 --max_steps 5 "
+        "--allow-code-change --fingerprint full",
     ).options
-    assert dataclasses.astuple(options) == ("cpu", "/data", "run", 3, 10, 5)
+    assert dataclasses.astuple(options) == ("cpu", "/data", "run", 3, 10, 5, True, "full")
 
 
 @pytest.mark.parametrize("line", ["--local-rank=0", "--local_rank 0", "--local_rank=1", "--local-rank 1"])

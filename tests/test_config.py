@@ -79,7 +79,11 @@ def test_a_transform_freezes_to_its_name_and_its_fields():
     assert freeze((Leaf(number=0.5, pair=(1, 2)),)) == [{"Leaf": {"number": 0.5, "pair": [1, 2]}}]
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, {1}, object(), Leaf, Leaf(number=1, pair=[1, 2])], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [[1, 2], {"a": 1}, {1}, object(), Leaf, Leaf(number=1, pair=[1, 2])],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_json_would_not_give_back_is_not_frozen(value):
     with pytest.raises(TypeError, match=r"not (list|dict|set|object|type)$"):
         freeze(value)
@@ -161,7 +165,7 @@ def test_the_order_of_transforms_is_a_difference(settings):
 
 def test_equal_settings_differ_in_nothing_and_free_fields_do_not_count(config):
     changes = {"num_workers": 3, "prefetch_factor": 9, "pin_memory": False, "print_interval": 77}
-    changes |= {"checkpoint_minutes": 0.125, "num_pictures": 99}
+    changes |= {"checkpoint_minutes": 0.125, "num_pictures": 99, "digest_interval": 7}
     other = replace(config, **changes)
     free_fields = {f.name for f in dataclasses.fields(DetectionConfig) if f.metadata.get("free")}
     assert changes.keys() == free_fields  # this test changes every free field
@@ -233,7 +237,16 @@ def test_values_that_fit_are_taken(config, name, value):
 
 
 @pytest.mark.parametrize(
-    "name", ["epochs", "batch_size", "accumulate", "threads", "evaluation_interval", "evaluation_batch_size"]
+    "name",
+    [
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "threads",
+        "evaluation_interval",
+        "evaluation_batch_size",
+        "digest_interval",
+    ],
 )
 def test_counts_start_at_one(config, name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from public.datasets.classification_loader import ClassificationBatch
 from public.losses.cross_entropy import CrossEntropyLoss
 from public.losses.progress import Progress
 from tests.processes import run_processes
@@ -44,6 +45,19 @@ def test_a_label_is_a_mixture_of_one():
     shares = torch.nn.functional.one_hot(labels, K).float()
     for smoothing in (0.0, 0.2):
         torch.testing.assert_close(loss_of(logits, labels, smoothing), loss_of(logits, shares, smoothing))
+
+
+def test_a_batch_of_mixed_labels_is_its_soft_targets():
+    """The form that batches have, against the probabilities that a batch makes of itself."""
+    logits, labels = batch()
+    target = {"labels": labels, "other_labels": labels.flip(0), "shares": torch.linspace(0, 1, B)}
+    mixed = ClassificationBatch(images=None, targets=[target], image_ids=[], indices=[], skipped=[])
+    for smoothing in (0.0, 0.1):
+        soft = mixed.soft_targets(K, label_smoothing=smoothing)
+        expected = -(soft * logits.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(loss_of(logits, mixed.targets, smoothing), expected)
+    unmixed = [target | {"shares": torch.ones(B)}]
+    assert loss_of(logits, unmixed, 0.1) == loss_of(logits, labels, 0.1)
 
 
 def test_float32_whatever_the_autocast_and_float64_stays():

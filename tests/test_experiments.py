@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from public import random_streams
-from public.config import DetectionConfig, TrainingConfig, classes_of, freeze, thaw
+from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, classes_of, freeze, thaw
 from public.datasets.voc import VOC_CLASSES
 from public.experiment import load_experiment
 from public.families import published
@@ -27,6 +27,8 @@ from tests.tiny_data import TINY_CLASSES, write_voc
 from tests.tiny_layouts import write_layout
 
 FOLDERS = sorted(p.parent for p in REPOSITORY.glob("*_experiments/*/config.py"))
+DETECTION = [folder for folder in FOLDERS if folder.parent.name == "detection_experiments"]
+NUM_IMAGES = 5  # of each source
 PUBLISHED_SIZES = ("s", "m", "l", "x")
 EXPECTED_NAMES = (
     {f"ppyoloe_{size}_coco" for size in PUBLISHED_SIZES}
@@ -37,7 +39,11 @@ EXPECTED_NAMES = (
 )
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
-QUICK = ("ppyoloe_xs_shapes", "ppyoloe_xs_voc", "ppyoloe_s_coco", "ppyoloe_plus_s_pcp", "ppyoloe_plus_t_coco")
+QUICK = (
+    *("ppyoloe_xs_shapes", "ppyoloe_xs_voc", "ppyoloe_s_coco", "ppyoloe_plus_s_pcp", "ppyoloe_plus_t_coco"),
+    *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
+    *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
+)
 
 # Trainable parameters that miemiedetection's own classes have (commit 7193fa8, counted by instantiating them); with
 # another number of classes the last layer alone differs.
@@ -57,13 +63,20 @@ TRAINABLE = {
     "ppyoloe_plus_s_pcp": 7_630_786 - 17,
 }
 
-every_experiment = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+
+def name_of(folder: Path) -> str:
+    """A detection experiment's name; of the others also the data's, since both have a resnet18."""
+    return folder.name if folder in DETECTION else str(folder.relative_to(REPOSITORY))
 
 
-def build_on_meta(config: DetectionConfig) -> torch.nn.Module:
+every_experiment = pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+every_detector = pytest.mark.parametrize("folder", DETECTION, ids=name_of)
+
+
+def build_on_meta(config: TrainingConfig) -> torch.nn.Module:
     """The network without memory or initial values."""
     with torch.device("meta"):
-        return config.detector.build_model()
+        return config.network_settings.build_model()
 
 
 def card_of(folder) -> str:
@@ -74,7 +87,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in FOLDERS} >= EXPECTED_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -119,7 +132,7 @@ def test_card_speaks_of_the_values_below_it(folder):
         assert f"{config.batch_size} images a step" in first_line
 
 
-@every_experiment
+@every_detector
 def test_starting_weights_are_known(folder):
     """pretrained/README.md says how to make them, from the file that the card names, and they are of this size."""
     config = load_experiment(folder).config
@@ -134,7 +147,7 @@ def test_starting_weights_are_known(folder):
         assert getattr(config.detector, name) == getattr(published(known.model), name)
 
 
-@every_experiment
+@every_detector
 def test_card_expects_what_the_makers_of_the_weights_publish(folder):
     """Where an experiment makes one of the known weights, their figure is what its card expects."""
     known = by_name(f"{folder.name}.pth")
@@ -153,10 +166,11 @@ def test_settings_survive_json_and_build(folder):
     assert isinstance(config, TrainingConfig)
     assert thaw(json.loads(json.dumps(freeze(config))), classes_of(config)) == config
     model = build_on_meta(config)
-    assert model.num_classes == config.detector.num_classes
+    assert model.num_classes == config.network_settings.num_classes
     assert config.optimizer.build(model, config.lr).param_groups
-    config.detector.build_loss()
-    config.detector.build_decoder()
+    config.network_settings.build_loss()
+    if isinstance(config, DetectionConfig):
+        config.detector.build_decoder()
 
 
 @pytest.mark.parametrize("name", sorted(TRAINABLE))
@@ -328,9 +342,9 @@ config = shrunk(page)
 '''
 
 
-def copied_small(name: str, root: Path) -> Path:
+def copied_small(folder: Path, root: Path) -> Path:
     """A copy of an experiment whose pictures are small; everything else is the experiment's own page."""
-    copy = copied(name, root).folder
+    copy = copied(folder, root).folder
     (copy / "config.py").rename(copy / "page.py")
     (copy / "config.py").write_text(SMALL_PAGE)
     return copy
@@ -346,21 +360,36 @@ def modes_are_put_back():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module")
+def layout_of(tmp_path_factory):
+    """A function of a page: a folder with tiny data in the layout that it names, made once for all with the same data."""
+    made: dict[tuple, Path] = {}
+
+    def find(page: TrainingConfig) -> Path:
+        key = page.train_data, page.val_data, page.test_data, page.network_settings.num_classes
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("data")
+            write_layout(page, made[key], num_images=NUM_IMAGES)
+        return made[key]
+
+    return find
+
+
 def slow_unless_quick(folder):
-    return pytest.param(folder, id=folder.name, marks=() if folder.name in QUICK else pytest.mark.slow)
+    return pytest.param(folder, id=name_of(folder), marks=() if name_of(folder) in QUICK else pytest.mark.slow)
 
 
 @pytest.mark.usefixtures("modes_are_put_back")
 @pytest.mark.parametrize("folder", [slow_unless_quick(folder) for folder in FOLDERS])
-def test_two_steps_on_tiny_data_and_an_evaluation(folder, tmp_path, monkeypatch):
+def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, monkeypatch):
     """The whole `train.py` of every experiment on data in the layout that its page names, with small pictures."""
     page = load_experiment(folder).config
-    write_layout(page, tmp_path / "data", num_images=5)
-    copy = copied_small(folder.name, tmp_path)
+    copy = copied_small(folder, tmp_path)
     saved = []  # the checkpoints; written, at up to a gigabyte each, they would take longer than all else
     monkeypatch.setattr(torch, "save", lambda checkpoint, file: saved.append(checkpoint))
-    flags = ["--device", "cpu", "--data_root", str(tmp_path / "data"), "--starting_weights", "none", "--max_steps", "2"]
-    monkeypatch.setattr(sys, "argv", ["train.py", *flags, "--print_interval", "1"])
+    flags = ["--device", "cpu", "--data_root", str(layout_of(page)), "--starting_weights", "none", "--max_steps", "2"]
+    flags += ["--print_interval", "1", "--limit_images", str(NUM_IMAGES)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     main(str(copy / "train.py"))
     (run,) = (path.parent for path in copy.glob("runs/*/manifest.json"))
     lines = read_metrics(run)
@@ -368,18 +397,18 @@ def test_two_steps_on_tiny_data_and_an_evaluation(folder, tmp_path, monkeypatch)
     assert len(losses) == 2
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
     (evaluation,) = (line for line in lines if line["kind"] == "eval")
-    assert 0 <= evaluation["metrics"][page.best_metric] <= 1
-    assert load_experiment(run).config.detector == page.detector
-    assert {len(checkpoint["class_names"]) for checkpoint in saved} == {page.detector.num_classes}
-    latest = [checkpoint["training"] for checkpoint in saved if "training" in checkpoint][-1]
-    assert latest["step"] == 2
-    check_what_moved(page, latest["raw_model"])
+    assert 0 <= evaluation["metrics"][page.best_metric] <= (1 if folder in DETECTION else 100)
+    assert freeze(load_experiment(run).config.network_settings) == freeze(page.network_settings)
+    assert {len(checkpoint["class_names"]) for checkpoint in saved} == {page.network_settings.num_classes}
+    latest = [checkpoint for checkpoint in saved if "training" in checkpoint][-1]
+    assert latest["training"]["step"] == 2
+    check_what_moved(page, latest["training"]["raw_model"] if page.ema else latest["model"])
 
 
-def check_what_moved(page: DetectionConfig, trained: dict) -> None:
+def check_what_moved(page: TrainingConfig, trained: dict) -> None:
     """Every part of the network has learnt, but the frozen ones; BatchNorm's statistics move in any case."""
     random_streams.seed_torch(page.seed, "model")
-    model = page.detector.build_model()
+    model = page.network_settings.build_model()
     parameters = {name for name, _ in model.named_parameters()}
     freeze_parameters(model, page.freeze)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -387,6 +416,8 @@ def check_what_moved(page: DetectionConfig, trained: dict) -> None:
     assert not frozen & moved
     parts = {name.split(".")[0] for name in parameters - frozen}
     assert {name.split(".")[0] for name in moved & parameters} == parts
+    if isinstance(page, ClassificationConfig):
+        assert parameters <= moved
     if not page.freeze_batchnorm:
         assert all(name in moved for name in trained if name.endswith("running_mean") and not name.startswith("aux"))
 
@@ -397,7 +428,7 @@ def check_what_moved(page: DetectionConfig, trained: dict) -> None:
 )
 def test_train_py_and_test_sh_at_full_size(name, tmp_path):
     """The commands of the card on tiny data, one of each kind: 320 .. 768 pixels, all augmentation, real checkpoints."""
-    experiment = copied(name, tmp_path)
+    experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
     config = load_experiment(experiment.folder).config
     write_layout(config, experiment.data_root, num_images=3)
     experiment.train("--starting_weights", "none", "--max_steps", "2", "--batch_size", "2")
@@ -411,12 +442,10 @@ def test_train_py_and_test_sh_at_full_size(name, tmp_path):
     assert f"= {best['metrics']['AP']:.3f}" in shown
 
 
-def copied(name: str, root: Path) -> TinyExperiment:
+def copied(folder: Path, root: Path) -> TinyExperiment:
     """A copy of an experiment, whose runs are the test's."""
-    folder = shutil.copytree(
-        REPOSITORY / "detection_experiments" / name, root / name, ignore=shutil.ignore_patterns("runs", "__pycache__")
-    )
-    return TinyExperiment(folder, root / "data")
+    ignored = shutil.ignore_patterns("runs", "reproductions", "__pycache__")
+    return TinyExperiment(shutil.copytree(folder, root / folder.name, ignore=ignored), root / "data")
 
 
 @pytest.mark.slow
@@ -425,7 +454,7 @@ def test_ppyoloe_s_voc_takes_two_steps_on_tiny_voc_data(tmp_path):
     assert set(TINY_CLASSES) <= set(VOC_CLASSES)
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="train", num_images=8, seed=1)
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="val", num_images=2, seed=2)
-    experiment = copied("ppyoloe_s_voc", tmp_path)
+    experiment = copied(REPOSITORY / "detection_experiments" / "ppyoloe_s_voc", tmp_path)
     log = experiment.train(fails=True)
     assert "pretrained/ppyoloe_s_coco.pth" in log
     assert "--starting_weights none" in log

@@ -15,7 +15,7 @@ from public.config import differences, replace
 from public.experiment import Experiment, load_experiment
 from public.training import manifest, reporter
 from public.training.reporter import Reporter
-from public.training.run_folder import RunFolder, find_unfinished, named_run, newest_weights, refusals
+from public.training.run_folder import LOG_FILES, RunFolder, find_unfinished, named_run, newest_weights, refusals
 from tests.processes import CONTEXT, start_process
 
 IDENTITY = {"library": "abc", "data": {"train": "1", "val": "2"}, "max_steps": None}
@@ -132,9 +132,10 @@ def test_closing_a_run_lets_go_of_it(experiment):
 
 def test_logs_are_cut_back_to_a_checkpoint(experiment):
     run = RunFolder(make_run(experiment))
-    assert run.log_sizes() == {"train.log": 0, "metrics.jsonl": 0}
+    assert run.log_sizes() == dict.fromkeys(LOG_FILES, 0)
     run.append("train.log", "zwölf — 12")
     run.append_metrics(step=12, loss=0.5)
+    run.append("digests.jsonl", "{}")
     sizes = run.log_sizes()
     before = {name: (run.path / name).read_bytes() for name in sizes}
     run.append("train.log", "thirteen")
@@ -158,8 +159,34 @@ def test_logs_that_began_after_the_checkpoint_become_empty(experiment):
 def test_a_log_that_is_shorter_than_at_the_checkpoint_is_not_filled_up(experiment):
     run = RunFolder(make_run(experiment))
     run.append("train.log", "one")
-    run.truncate_logs({"train.log": 1000, "metrics.jsonl": 1000})
+    run.truncate_logs(dict.fromkeys(LOG_FILES, 1000))
     assert (run.path / "train.log").read_bytes() == b"one\n"
+
+
+@pytest.mark.parametrize("name", LOG_FILES)
+def test_a_size_that_the_checkpoint_lacks_is_named_before_anything_is_cut(experiment, name):
+    run = RunFolder(make_run(experiment))
+    run.append("train.log", "one")
+    sizes = {log: 0 for log in LOG_FILES if log != name}
+    with pytest.raises(ValueError, match=f"lacks the size of {name}"):
+        run.truncate_logs(sizes)
+    assert (run.path / "train.log").read_bytes() == b"one\n"
+
+
+def test_a_log_that_cannot_be_written_and_a_damaged_file_are_named(experiment):
+    run = RunFolder(make_run(experiment))
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match=rf"{run.path}/metrics\.jsonl could not be written \(.*Is a directory"):
+        run.append_metrics(step=1)
+    (run.path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"{run.path}/manifest\.json is damaged"):
+        run.manifest  # noqa: B018
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_named(experiment):
+    experiment.runs.write_text("no folder")
+    with pytest.raises(OSError, match=rf"{experiment.runs}, cannot be made"):
+        make_run(experiment)
 
 
 def test_small_files_are_replaced_whole_or_not_at_all(experiment, monkeypatch):
@@ -202,7 +229,7 @@ def test_what_is_passed_over_has_a_reason(experiment):
     assert run.path == good
     assert passed == [
         f"not resuming {locked.path.name}: another process is working on it",
-        f"not resuming {other_data.name}: data was {{'train': '9', 'val': '2'}}, now {IDENTITY['data']}",
+        f"not resuming {other_data.name}: data.train was 9, now 1",
         f"not resuming {other_lr.name}: lr was 0.125, now {experiment.config.lr}",
     ]
 
@@ -233,11 +260,14 @@ def test_a_refusal_names_the_field_the_old_and_the_new_value(experiment):
         [
             f"lr was 0.125, now {config.lr}",
             f"optimizer.SGD.weight_decay was {old}, now 0.375",
-            "library was abc, now xyz",
+            "library was abc, now xyz (--allow_code_change goes on all the same, and records it)",
             "limit_images was None, now 10",
         ]
     )
     assert refusals(run, replace(experiment.config, lr=0.125), IDENTITY) == []
+    changed = IDENTITY | {"library": "xyz", "data": {"train": "1"}}
+    reasons = refusals(run, replace(experiment.config, lr=0.125), changed, allow_code_change=True)
+    assert reasons == ["data.val was 2, now None"], "allowed is another code, nothing else"
 
 
 def drop_a_setting(path: Path) -> None:
@@ -311,9 +341,11 @@ def test_the_records_of_a_run_are_json_and_name_command_packages_and_machine(exp
     assert json.loads(json.dumps(record)) == record
     assert (record["step"], record["pid"], record["threads"]) == (17, os.getpid(), experiment.config.threads)
     assert record["packages"]["torch"] == torch.__version__.split("+")[0]
-    new = manifest.new_manifest(experiment, IDENTITY)
+    parsed = SimpleNamespace(config=experiment.config, overrides={"epochs": [3, 9]})
+    new = manifest.new_manifest(experiment, IDENTITY, parsed)
     assert json.loads(json.dumps(new)) == new
     assert (new["experiment"], new["identity"], new["finished"]) == ("tiny_experiment", IDENTITY, None)
+    assert (new["seed"], new["overrides"]) == (experiment.config.seed, {"epochs": [3, 9]})
 
 
 # ---------------------------------------------------------------------------------------------- the reporter

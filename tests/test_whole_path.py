@@ -314,7 +314,7 @@ def test_coco_data(fresh, tmp_path):
     config = fresh.folder / "config.py"
     text = config.read_text().replace("from public.datasets.voc import Voc", "from public.datasets.coco import Coco")
     for split in ("train", "val"):
-        old = f'Voc(sources=("tiny/{split}",), classes=None, use_difficult=True)'
+        old = f'Voc(sources=("tiny/{split}",), classes=None, use_difficult=True, keep_empty_images=True)'
         assert old in text
         new = f'Coco(annotations="{split}.json", images="{split}", classes=None, keep_empty_images=True)'
         text = text.replace(old, new)

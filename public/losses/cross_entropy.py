@@ -13,7 +13,6 @@ from torch.nn import functional
 from public.collectives import share_of_sum
 from public.losses.progress import Progress
 from public.precision import at_least_float32
-from public.precision import at_least_float32
 
 
 class CrossEntropyLoss:

@@ -14,8 +14,11 @@ It knows no task.  What it is handed (`public.training.detection`, ...) offers:
     on_epoch(model, epoch)               the family's own switch at the start of an epoch
     draw_batch(batch, step, folder)      a picture of the batch as the network saw it
     draw_predictions(folder)             pictures of the last evaluation
+    write_bad_samples(folder)            the list of pictures that could not be used, if there are any
 """
 
+import contextlib
+import json
 import time
 
 import torch
@@ -23,9 +26,10 @@ import torch
 from public import collectives, random_streams
 from public.config import TrainingConfig
 from public.losses.progress import Progress
-from public.training import guards
-from public.training.checkpoint import digest, save_atomic
+from public.training import chain, determinism, guards
+from public.training.checkpoint import digest, save_atomic, save_latest
 from public.training.compute import autocast, batchnorm_layers
+from public.training.interruption import InterruptedRun, Interruption
 from public.training.plots import draw_curves
 from public.training.reduce import GradientReducer
 from public.training.reporter import Reporter
@@ -46,7 +50,10 @@ class Trainer:
         run: RunFolder,
         reporter: Reporter,
         max_steps: int | None,
+        interruption: Interruption,
+        watch=None,
     ) -> None:
+        self.interruption, self.watch = interruption, watch
         self.config, self.task, self.state, self.device = config, task, state, device
         self.run, self.reporter = run, reporter
         self.is_main = collectives.rank() == 0
@@ -56,12 +63,17 @@ class Trainer:
         self.network = torch.compile(state.model) if config.compile else state.model
         self.frozen_batchnorm = batchnorm_layers(state.model, config.freeze_batchnorm)
         self._epoch = None  # the epoch that on_epoch was told of
+        self._is_checked = not config.deterministic  # whether the operations of the network have been looked at
         self._saved_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- the run
 
     def fit(self) -> dict:
-        """Trains, evaluates and saves until the last step or the early stop; returns the last metrics."""
+        """Trains, evaluates and saves until the last step or the early stop; returns the last metrics.
+
+        Raises:
+            InterruptedRun: a signal asked for the end; the state of the last step is saved.
+        """
         state = self.state
         self.reporter.start(step=state.step, num_steps=self.num_steps)
         if state.phase == "evaluating":
@@ -76,6 +88,7 @@ class Trainer:
                     self.save_by_time()
                 if self.is_over():
                     break
+                self.end_if_asked()
         return state.metrics
 
     def step(self, batch) -> None:
@@ -98,6 +111,8 @@ class Trainer:
             losses = self.forward_backward(batch, progress)
         except torch.OutOfMemoryError:
             losses = None  # leave the except first: its traceback holds the tensors of the failed step
+        except RuntimeError as error:
+            raise determinism.explained(error) or error from None
         if losses is None:
             raise guards.OutOfMemoryError(self.explain_memory(batch, progress))
         self.reducer.reduce()
@@ -108,22 +123,32 @@ class Trainer:
         if state.ema:
             state.ema.update(state.model)
         state.step += 1
+        state.chain = chain.extended(state.chain, state.step, lr, losses)
         self.log(losses, lr, norm)
+        self.record_digests(batch)
 
     def forward_backward(self, batch, progress: Progress) -> dict[str, float]:
         """Forward, loss and backward of each micro-batch; the loss terms, averaged over them and the processes."""
         sums: dict[str, float] = {}
         for part in self.task.micro_batches(batch, self.config.accumulate):
             part = part.to(self.device)
-            with autocast(self.config, self.device):
-                outputs = self.network(self.task.inputs(part))
-            terms = self.task.loss(outputs, part.targets, progress)
+            with self.checked():
+                with autocast(self.config, self.device):
+                    outputs = self.network(self.task.inputs(part))
+                terms = self.task.loss(outputs, part.targets, progress)
             means = guards.mean_over_ranks(terms)
             guards.check_finite(means, terms, part, progress.step, self.run.path)
             self.state.scaler.scale(sum(terms.values()) / self.config.accumulate).backward()
             for name, value in means.items():
                 sums[name] = sums.get(name, 0.0) + value / self.config.accumulate
         return sums
+
+    def checked(self):
+        """At the first step of each start: a context that refuses operations without a deterministic form."""
+        if self._is_checked or self.config.compile or self.device.type != determinism.DEVICE_TYPE:
+            return contextlib.nullcontext()  # a compiled network is no list of operations any more
+        self._is_checked = True
+        return determinism.refuse_nondeterministic(determinism.DEVICE_TYPE)
 
     def set_lr(self) -> float:
         """The learning rate of this step, in every parameter group."""
@@ -174,6 +199,28 @@ class Trainer:
                 norm=norm, images=self.config.batch_size,
             )  # fmt: skip
 
+    def record_digests(self, batch) -> None:
+        """One line of digests.jsonl where one is due: see `public.training.chain`."""
+        state, step = self.state, self.state.step
+        has_weights = step % self.config.digest_interval == 0 or step == self.num_steps
+        if not self.is_main or not (has_weights or step <= chain.FIRST_STEPS):
+            return
+        line = {"step": step, "batch": digest({"images": batch.images}), "chain": state.chain}
+        if has_weights:
+            line["weights"] = digest(state.model.state_dict())
+            if state.ema:
+                line["ema"] = digest(state.ema.model.state_dict())
+        self.run.append(chain.FILE, json.dumps(line))
+        if self.watch:
+            self.watch(self.run.path)
+
+    def end_if_asked(self) -> None:
+        """Where a process was sent SIGTERM or Ctrl-C: all of them save this step and leave."""
+        number = self.interruption.agreed(self.device)
+        if number:
+            self.save()
+            raise InterruptedRun(number)
+
     def end_epoch(self) -> None:
         """After the last step of an epoch: an evaluation where one is due, and a checkpoint."""
         epochs_done = -(-self.state.step // self.steps_per_epoch)
@@ -188,7 +235,8 @@ class Trainer:
         """Evaluates the weights of this step, keeps them where they are the best, and goes back to training."""
         state, reporter = self.state, self.reporter
         collectives.broadcast_from_rank_0(state.weights.buffers())  # without SyncBN each rank has its own statistics
-        metrics = self.task.evaluate(state.weights)
+        with self.interruption.ends_at_once():
+            metrics = self.task.evaluate(state.weights)
         epochs_done = -(-state.step // self.steps_per_epoch)
         value = metrics[self.config.best_metric]
         is_best = state.best is None or (value is not None and value > state.best)
@@ -204,6 +252,7 @@ class Trainer:
             if is_best:
                 self.save_best(metrics)
             self.task.draw_predictions(self.run.path / "pictures")
+            self.task.write_bad_samples(self.run.path)
             draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png")
         self.save()
         reporter.skip_time()
@@ -220,7 +269,8 @@ class Trainer:
         if self.is_main:
             checkpoint = self.task.card() | self.state.state_dict()
             checkpoint["training"]["log_sizes"] = self.run.log_sizes()
-            save_atomic(checkpoint, self.run.path / "latest.pth")
+            save_latest(checkpoint, self.run.path)
+        self.state.saved = self.state.described()
 
     def save_best(self, metrics: dict) -> None:
         weights = self.state.weights.state_dict()

@@ -12,6 +12,7 @@ import time
 import torch
 
 from public import collectives
+from public.config import freeze
 from public.experiment import REPOSITORY, Experiment, experiment_files, hash_files, library_hash
 
 PACKAGES = (
@@ -26,22 +27,34 @@ PACKAGES = (
 )
 
 
-def identity(experiment: Experiment, data_fingerprint: str, options) -> dict[str, object]:
-    """What must be equal for a run to go on, beside the settings: code, data, and the options that cut a run short."""
+CODE = ("library", "experiment")  # the entries of an identity that --allow_code_change lets differ
+
+
+def identity(experiment: Experiment, data_fingerprint: dict[str, str], options) -> dict[str, object]:
+    """What must be equal for a run to go on, beside the settings: code, data, packages, options that cut a run short."""
     source = experiment.run / "experiment" if experiment.run else experiment.folder
     return {
         "library": library_hash(),
         "experiment": hash_files(experiment_files(source), source),
         "data": data_fingerprint,
+        "packages": {"python": platform.python_version()} | packages(),
         "limit_images": options.limit_images,
         "max_steps": options.max_steps,
     }
 
 
-def new_manifest(experiment: Experiment, identity_: dict) -> dict[str, object]:
-    """The manifest of a run that starts now."""
+def code_change(old: dict, new: dict) -> dict[str, list[str]]:
+    """The hashes of code that differ between two identities: name -> [old, new]."""
+    return {name: [old.get(name), new[name]] for name in CODE if old.get(name) != new[name]}
+
+
+def new_manifest(experiment: Experiment, identity_: dict, parsed) -> dict[str, object]:
+    """The manifest of a run that starts now; `parsed` is its command line."""
     return {
         "experiment": experiment.name,
+        "seed": parsed.config.seed,
+        "config": freeze(parsed.config),
+        "overrides": {name: [freeze(value) for value in pair] for name, pair in parsed.overrides.items()},
         "identity": identity_,
         "git": git_state(),
         "starts": [],
@@ -59,10 +72,20 @@ def start_record(device: torch.device, config, step: int) -> dict[str, object]:
         "pid": os.getpid(),
         "processes": collectives.world_size(),
         "device": device_name(device),
-        "threads": config.threads,
+        "cpu": device_name(torch.device("cpu")),
+        "driver": gpu_libraries(device),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": packages(),
+        "system": platform.platform(),
     }
+
+
+def gpu_libraries(device: torch.device) -> dict[str, object] | None:
+    """Versions of CUDA and cuDNN, on which the bits of a GPU run depend; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 def packages() -> dict[str, str]:

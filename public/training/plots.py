@@ -21,15 +21,16 @@ from public.drawing import save_image
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; the yellow is left out, being too pale for lines.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-METRIC_NAMES = ("AP", "AP50", "voc_AP50", "voc07_AP50")  # those a run has are drawn
+METRIC_NAMES = ("AP", "AP50", "voc_AP50", "voc07_AP50", "top1_error", "top5_error")  # those a run has are drawn
+ERRORS = ("top1_error", "top5_error")  # in percent, the lower the better
 
 
 def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
     """Draws the curves of a run that is finished, under way or killed.
 
     Losses are drawn twice: every logged value as a light line, and their moving average over a 25th of the run as a
-    strong one.  The best evaluation, by the first of METRIC_NAMES that the run has, is marked.  A last line that a
-    killed process left unfinished is passed over.
+    strong one.  The best evaluation, by the first of METRIC_NAMES that the run has, is marked (an error's is the lowest).
+    A last line that a killed process left unfinished is passed over.
 
     Args:
         metrics_path: a run's metrics.jsonl.
@@ -53,7 +54,12 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
     _draw_learning_rate(lr_axes, epochs, numbers(train_lines, "lr"))
     _draw_metrics(metric_axes, eval_lines)
 
-    titles = {total_axes: "loss", terms_axes: "loss terms", metric_axes: "average precision", lr_axes: "learning rate"}
+    titles = {
+        total_axes: "loss",
+        terms_axes: "loss terms",
+        metric_axes: _metric_title(eval_lines),
+        lr_axes: "learning rate",
+    }
     for axes, title in titles.items():
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
@@ -155,11 +161,16 @@ def _draw_metrics(axes: Axes, eval_lines: list[dict]) -> None:
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(epochs, values, color=COLORS[number], linewidth=1.8, marker="o", markersize=3, label=name)
     name, values = next(iter(curves.items()))
-    best = int(np.nanargmax(values))
+    best = int(np.nanargmin(values) if name in ERRORS else np.nanargmax(values))
     label = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
     axes.plot(epochs[best], values[best], "*", color=COLORS[0], markersize=15, markeredgecolor="white", label=label)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 100 if name in ERRORS else 1)
     axes.legend(frameon=False, loc="best")
+
+
+def _metric_title(eval_lines: list[dict]) -> str:
+    is_classification = any(name in line["metrics"] for line in eval_lines for name in ERRORS)
+    return "errors in percent" if is_classification else "average precision"
 
 
 def _say(axes: Axes, text: str) -> None:

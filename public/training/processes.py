@@ -7,6 +7,7 @@ from datetime import timedelta
 import cv2
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from public.collectives import local_rank, local_world_size
 from public.config import TrainingConfig
@@ -36,12 +37,18 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device):
-    """Joins the processes that torchrun or torch.distributed.launch started; alone, does nothing."""
+    """Joins the processes that torchrun or torch.distributed.launch started; alone, does nothing.
+
+    After a restart (torchrun --max_restarts) the launcher's store still holds the addresses of the processes that died, so
+    each attempt has names of its own in it.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    store, rank, world_size = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield
     finally:

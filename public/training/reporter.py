@@ -25,11 +25,16 @@ class Reporter:
         """One line for the user, on the terminal and in train.log."""
         if self.run is None:
             return
-        self.run.append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        self.note(text)
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
         else:
             print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """One line in train.log only."""
+        if self.run is not None:
+            self.run.append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def start(self, *, step: int, num_steps: int) -> None:
         """Opens the bar (on a terminal) and TensorBoard's events, whose entries from `step` on are replaced."""
@@ -76,9 +81,7 @@ class Reporter:
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {int(epoch) + 1}")
             self._bar.set_postfix_str(f"{shown}  {tail}")
-            self.run.append(
-                "train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {step}/{num_steps}  {shown}  {tail}"
-            )
+            self.note(f"step {step}/{num_steps}  {shown}  {tail}")
         else:
             left = time.strftime("%H:%M:%S", time.gmtime((num_steps - step) * seconds_per_step))
             self.line(f"epoch {int(epoch) + 1}  step {step}/{num_steps}  {shown}  {tail}  left {left}")

@@ -4,7 +4,8 @@ runs/<time>/
     config.json  overrides.json  experiment/   the resolved settings, what the command line changed, a copy of the folder
     manifest.json                              command, code, packages, hardware, data, every start, digests, result
     train.log  metrics.jsonl  tensorboard/     the log, one JSON object a line, events
-    latest.pth  best.pth                       the state to go on from; the weights with the best metric
+    digests.jsonl                              a chain of digests, by which another run can be compared step by step
+    latest.pth  previous.pth  best.pth         the state to go on from, the one before it; the weights with the best metric
     curves.png  pictures/                      curves, training batches as the network saw them, predictions
 """
 
@@ -18,8 +19,10 @@ from pathlib import Path
 from public.config import TrainingConfig, differences, freeze
 from public.experiment import Experiment, experiment_files, load_experiment
 from public.files import write_whole
+from public.training.checkpoint import has_checkpoint
+from public.training.manifest import CODE
 
-LOG_FILES = ("train.log", "metrics.jsonl")
+LOG_FILES = ("train.log", "metrics.jsonl", "digests.jsonl")
 
 
 class RunFolder:
@@ -34,7 +37,10 @@ class RunFolder:
     @classmethod
     def create(cls, experiment: Experiment, config: TrainingConfig, overrides: dict) -> "RunFolder":
         """A new folder under the experiment's runs/, named by the time, with the settings and a copy of the code."""
-        experiment.runs.mkdir(exist_ok=True)
+        try:
+            experiment.runs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(f"the folder of the runs, {experiment.runs}, cannot be made ({error})") from error
         name = time.strftime("%Y%m%d-%H%M%S")
         path = experiment.runs / name
         for number in range(2, 1000):
@@ -45,15 +51,25 @@ class RunFolder:
                 path = experiment.runs / f"{name}-{number}"
         run = cls(path)
         run.lock()
-        source = experiment.run / "experiment" if experiment.run else experiment.folder
-        for file in experiment_files(source):
-            copy = path / "experiment" / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, copy)
+        run._copy_experiment(experiment)
         (path / "pictures").mkdir()
         run.write_json("overrides.json", {name: [freeze(v) for v in pair] for name, pair in overrides.items()})
         run.write_json("config.json", freeze(config))
         return run
+
+    def _copy_experiment(self, experiment: Experiment) -> None:
+        source = experiment.run / "experiment" if experiment.run else experiment.folder
+        for file in experiment_files(source):
+            copy = self.path / "experiment" / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
+
+    def replace_experiment(self, experiment: Experiment, step: int) -> None:
+        """Copies the experiment's folder anew, where its code has changed; the old copy stays beside it."""
+        old = self.path / f"experiment_until_step{step}"
+        if not old.exists():
+            (self.path / "experiment").rename(old)
+        self._copy_experiment(experiment)
 
     def lock(self) -> bool:
         """Takes the folder for this process; False where another process has it.  A process that dies lets go.
@@ -82,7 +98,11 @@ class RunFolder:
         write_whole(self.path / name, lambda file: file.write(f"{json.dumps(value, indent=2)}\n".encode()))
 
     def read_json(self, name: str) -> dict:
-        return json.loads((self.path / name).read_text())
+        """Raises ValueError, naming the file, where it is damaged."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.path / name} is damaged: {error}") from None
 
     @property
     def manifest(self) -> dict:
@@ -92,9 +112,12 @@ class RunFolder:
         self.write_json("manifest.json", self.manifest | entries)
 
     def append(self, name: str, line: str) -> None:
-        """Adds `line` to one of LOG_FILES, flushed at once."""
-        with open(self.path / name, "a") as file:
-            file.write(line + "\n")
+        """Adds `line` to one of LOG_FILES, flushed at once.  Raises OSError, naming the file and the reason."""
+        try:
+            with open(self.path / name, "a") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OSError(f"{self.path / name} could not be written ({error})") from error
 
     def append_metrics(self, **entries: object) -> None:
         self.append("metrics.jsonl", json.dumps(entries, allow_nan=False))
@@ -104,7 +127,14 @@ class RunFolder:
         return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LOG_FILES}
 
     def truncate_logs(self, sizes: dict[str, int]) -> None:
-        """Cuts the log files back to `sizes`, so that a resumed run writes no line twice."""
+        """Cuts the log files back to `sizes`, so that a resumed run writes no line twice.
+
+        Raises:
+            ValueError: `sizes` lacks a log file, naming it.
+        """
+        lacking = sorted(set(LOG_FILES) - sizes.keys())
+        if lacking:
+            raise ValueError(f"the checkpoint of {self.path} lacks the size of {lacking[0]}; the run cannot go on")
         for name, present in self.log_sizes().items():
             if sizes[name] < present:  # a log that was shortened by hand stays as it is
                 os.truncate(self.path / name, sizes[name])
@@ -125,7 +155,7 @@ def newest_weights(experiment: Experiment) -> Path | None:
 
 
 def find_unfinished(
-    experiment: Experiment, config: TrainingConfig, identity: dict
+    experiment: Experiment, config: TrainingConfig, identity: dict, allow_code_change: bool = False
 ) -> tuple[RunFolder | None, list[str]]:
     """The newest run that is unfinished, unlocked, and equal in settings, code and data; locked for this process.
 
@@ -134,9 +164,9 @@ def find_unfinished(
     passed = []
     for path in sorted(experiment.runs.glob("*/manifest.json"), key=lambda p: p.parent.name, reverse=True):
         run = RunFolder(path.parent)
-        if run.manifest.get("finished") or not (run.path / "latest.pth").is_file():
+        if run.manifest.get("finished") or not has_checkpoint(run.path):
             continue
-        reasons = refusals(run, config, identity)
+        reasons = refusals(run, config, identity, allow_code_change)
         if not reasons and not run.lock():
             reasons = ["another process is working on it"]
         if not reasons:
@@ -147,17 +177,24 @@ def find_unfinished(
     return None, passed
 
 
-def refusals(run: RunFolder, config: TrainingConfig, identity: dict) -> list[str]:
-    """Why a run must not be gone on with under these settings, this code and this data: names, old and new values."""
+def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_change: bool = False) -> list[str]:
+    """Why a run must not be gone on with under these settings, code, data and packages: names, old and new values."""
     try:
         recorded = load_experiment(run.path).config
     except (ValueError, TypeError, ImportError, OSError) as error:
         return [f"its settings no longer fit the library: {error}"]
     reasons = [f"{name} was {old!r}, now {new!r}" for name, old, new in differences(recorded, config)]
-    manifest = run.manifest
-    for name, new in identity.items():
-        if manifest["identity"].get(name) != new:
-            reasons.append(f"{name} was {manifest['identity'].get(name)}, now {new}")
+    recorded_identity = run.manifest["identity"]
+    for name in sorted(recorded_identity.keys() | identity.keys()):
+        old, new = recorded_identity.get(name), identity.get(name)
+        if allow_code_change and name in CODE:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            reasons += [f"{name}.{key} was {old.get(key)}, now {new.get(key)}" for key in changed]
+        elif old != new:
+            hint = " (--allow_code_change goes on all the same, and records it)" if name in CODE else ""
+            reasons.append(f"{name} was {old}, now {new}{hint}")
     return reasons
 
 

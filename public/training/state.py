@@ -7,6 +7,10 @@ from torch import nn
 
 from public.training.ema import ModelEMA
 
+PARTS = (  # of a checkpoint's "training", whatever the settings; with an EMA, raw_model and ema come to them
+    "optimizer", "scaler", "step", "phase", "best", "evaluations_without_best", "metrics", "chain",
+)  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class TrainingState:
@@ -21,11 +25,16 @@ class TrainingState:
     best: float | None = None  # the best metric so far
     evaluations_without_best: int = 0
     metrics: dict = field(default_factory=dict)  # of the last evaluation
+    chain: str = ""  # digest of all losses so far: public.training.chain
+    saved: str | None = None  # what the run's newest checkpoint holds, in words; no part of the state
 
     @property
     def weights(self) -> nn.Module:
         """The model that is evaluated and used: the average where there is one."""
         return self.ema.model if self.ema else self.model
+
+    def described(self) -> str:
+        return f"step {self.step} ({self.phase})"
 
     def state_dict(self) -> dict:
         """`model` holds the weights to use, `training` all that is needed beside them to go on."""
@@ -37,6 +46,7 @@ class TrainingState:
             "best": self.best,
             "evaluations_without_best": self.evaluations_without_best,
             "metrics": self.metrics,
+            "chain": self.chain,
         }
         if self.ema:
             training["raw_model"] = self.model.state_dict()
@@ -47,8 +57,9 @@ class TrainingState:
         """Puts the whole state back.
 
         Raises:
-            ValueError: naming the part of the state that the checkpoint lacks.
+            ValueError: naming the part of the state that the checkpoint lacks, or the weights that do not fit.
         """
+        check_parts(checkpoint)
         try:
             training = checkpoint["training"]
             self.model.load_state_dict(training["raw_model"] if self.ema else checkpoint["model"])
@@ -61,7 +72,22 @@ class TrainingState:
             self.best = training["best"]
             self.evaluations_without_best = training["evaluations_without_best"]
             self.metrics = training["metrics"]
-        except KeyError as error:
-            raise ValueError(
-                f"the checkpoint lacks {error.args[0]!r}, a part of the state; the run cannot go on"
-            ) from None
+            self.chain = training["chain"]
+        except KeyError as error:  # inside a part
+            raise ValueError(_lacking(error.args[0])) from None
+        except RuntimeError as error:  # torch's, which names the weights
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error
+
+
+def check_parts(checkpoint: dict, *more: str) -> None:
+    """Raises ValueError, naming the part, where `checkpoint` is none of a run, or lacks one of PARTS or of `more`."""
+    if "training" not in checkpoint:
+        raise ValueError(_lacking("training"))
+    for name in (*PARTS, *more):
+        if name not in checkpoint["training"]:
+            raise ValueError(_lacking(name))
+
+
+def _lacking(name: str) -> str:
+    return f"the checkpoint lacks {name!r}, a part of the state; the run cannot go on"

@@ -1,0 +1,170 @@
+"""A trained image classifier, ready to use: from a checkpoint to the names of what is in an image."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models import ResNet50_Weights
+
+from public.classification_input import ClassificationInput, prepare_crop
+from public.config import thaw
+from public.evaluation.topk import TOP, best_classes
+from public.experiment import load_experiment
+from public.families import FAMILIES
+from public.input import normalise, read_image
+from public.models import create_model
+from public.models.backbones import IMAGENET_CLASSES
+from public.training.checkpoint import load_checkpoint
+from public.training.processes import choose_device
+
+WORDNET_NUMBER = re.compile(r"n\d{8}")  # the name of a class folder of ImageNet
+
+
+class TrainedClassifier:
+    """Says which classes images belong to, one at a time or many.
+
+    Args:
+        model: a classifier's network, with its weights.
+        spec: how an image becomes the network's input.
+        class_names: the name of each label.
+        device: where to compute.
+    """
+
+    def __init__(
+        self, *, model: nn.Module, spec: ClassificationInput, class_names: tuple[str, ...], device: torch.device
+    ):
+        self.model = model.to(device).eval()
+        self.spec, self.class_names, self.device = spec, class_names, device
+
+    def __call__(self, image: str | Path | np.ndarray, count: int = TOP) -> dict[str, object]:
+        """The `count` best classes of an image, best first, or all where there are fewer.
+
+        Args:
+            image: a file, or uint8 RGB (H, W, 3).
+
+        Returns:
+            labels: int64 (count,).  scores: float32 (count,), probabilities.  names: `count` names.
+
+        Raises:
+            ImageError: the file cannot be read; it is named.
+        """
+        return self._batch([image], count)[0]
+
+    def many(
+        self, images: Sequence[str | Path | np.ndarray], count: int = TOP, *, batch_size: int = 8
+    ) -> list[dict[str, object]]:
+        """For each image what `classifier(image, count)` gives, up to rounding; `batch_size` images at once."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        starts = range(0, len(images), batch_size)
+        return [found for i in starts for found in self._batch(images[i : i + batch_size], count)]
+
+    @torch.no_grad()
+    def _batch(self, images: Sequence[str | Path | np.ndarray], count: int) -> list[dict[str, object]]:
+        if count < 1:
+            raise ValueError(f"count is {count}; it must be at least 1")
+        pixels = (image if isinstance(image, np.ndarray) else read_image(image) for image in images)
+        prepared = np.stack([prepare_crop(image, self.spec)[0] for image in pixels])
+        batch = torch.from_numpy(prepared).to(self.device)  # (B, h, w, 3)
+        labels, scores = best_classes(self.model(normalise(batch, self.spec)).double(), count)
+        return [
+            {"labels": own.numpy(), "scores": shares.numpy(), "names": [self.class_names[label] for label in own]}
+            for own, shares in zip(labels.cpu(), scores.float().cpu())
+        ]
+
+
+def readable_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names to print: beside the numbers of ImageNet's 1000 class folders, n01440764 and so on, the words for them."""
+    if len(class_names) != IMAGENET_CLASSES or not all(map(WORDNET_NUMBER.fullmatch, class_names)):
+        return class_names
+    words = dict(zip(sorted(class_names), ResNet50_Weights.IMAGENET1K_V1.meta["categories"]))
+    return tuple(f"{name} {words[name]}" for name in class_names)
+
+
+def is_classifier(checkpoint: dict) -> bool:
+    """Whether a checkpoint belongs to a classifier, of a run or converted, and to no detector."""
+    return "detector" not in checkpoint and ("classifier" in checkpoint or "keywords" in checkpoint)
+
+
+def load(path: str | Path, device: str = "auto", settings=None) -> TrainedClassifier:
+    """The classifier of checkpoint `path`: a run's best.pth or latest.pth, or weights of `public.weights.convert`.
+
+    Args:
+        settings: the classifier's settings; None: those of the run the checkpoint lies in (with code of its own, if it has
+            any), else those that the checkpoint states.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint of a whole classifier, does not fit the settings, or needs the code of an
+            experiment it no longer lies in.
+    """
+    path = Path(path).resolve()
+    checkpoint = load_checkpoint(path)
+    _check_is_whole(path, checkpoint)
+    if settings is None:
+        settings = _settings(path, checkpoint)
+    if settings.num_classes != checkpoint["num_classes"]:
+        raise ValueError(
+            f"{path} holds weights for {checkpoint['num_classes']} classes, but the settings say {settings.num_classes}"
+        )
+    model = settings.build_model()
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:  # its text has a line for each name
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"the weights of {path} do not fit {type(settings).__name__} as it is set: {reason}"
+        ) from error
+    return TrainedClassifier(
+        model=model,
+        spec=_spec(path, checkpoint["input"]),
+        class_names=tuple(checkpoint["class_names"]),
+        device=choose_device(device),
+    )
+
+
+def _check_is_whole(path: Path, checkpoint: dict) -> None:
+    if checkpoint.get("part") == "backbone":
+        raise ValueError(f"{path} holds a backbone only, to start a training from; a classifier needs all its weights")
+    missing = [key for key in ("num_classes", "class_names", "input") if key not in checkpoint]
+    if missing or not is_classifier(checkpoint):
+        what = "a detector's checkpoint" if "detector" in checkpoint else f"without {', '.join(missing) or 'settings'}"
+        raise ValueError(
+            f"{path} is {what}, not a classifier's; those of a run of classification are, and those that python -m "
+            "public.weights.convert writes for a backbone's name"
+        )
+
+
+def _settings(path: Path, checkpoint: dict):
+    if (path.parent / "config.json").is_file():
+        return load_experiment(path.parent).config.network_settings
+    if "classifier" not in checkpoint:  # converted
+        return _Converted(checkpoint)
+    (name,) = checkpoint["classifier"]
+    if name not in FAMILIES:
+        raise ValueError(
+            f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
+            "experiment: python -m public.test_scripts.classify <experiment folder> <image> <weights>"
+        )
+    return thaw(checkpoint["classifier"], FAMILIES)
+
+
+class _Converted:
+    """The settings of weights of `public.weights.convert`: a published network, with the keywords that they need."""
+
+    def __init__(self, checkpoint: dict):
+        self.num_classes = checkpoint["num_classes"]
+        self._name, self._keywords = checkpoint["model_name"], checkpoint["keywords"]
+
+    def build_model(self) -> nn.Module:
+        return create_model(self._name, num_classes=self.num_classes, **self._keywords)
+
+
+def _spec(path: Path, entry: dict) -> ClassificationInput:
+    try:
+        return thaw({"ClassificationInput": entry}, {"ClassificationInput": ClassificationInput})
+    except ValueError as error:
+        raise ValueError(f"{path} does not say how an image becomes the network's input: {error}") from error
