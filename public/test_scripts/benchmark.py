@@ -1,13 +1,15 @@
-"""Measures how fast a network is: latency and images a second of each part, and from picture to boxes.
+"""Measures how fast a network is: latency and images a second of each part, and from picture to boxes or classes.
 
     python -m public.test_scripts.benchmark detection_experiments/ppyoloe_s_voc best.pth --image photos/ --fuse --bf16
     python -m public.test_scripts.benchmark ppyoloe_s --shape 640 640 --batch_sizes 1 8 32 --device cuda
+    python -m public.test_scripts.benchmark resnet50 --batch_sizes 1 32
 
 Parts, each timed by itself:
   prepare     pictures in memory to the network's size, on the CPU
   forward     normalised images on the device to raw outputs, without NMS
-  nms         raw outputs to boxes and scores, and non-maximum suppression
-  end to end  all of it: pictures in memory to boxes in their pixels, the copies to the device and normalising included
+  nms         raw outputs to boxes and scores, and non-maximum suppression; a classifier has none
+  end to end  all of it: pictures in memory to boxes in their pixels, or to the five best classes, the copies to the
+              device and normalising included
 
 After --warmup calls, --repeats calls are timed one by one, and the GPU is waited for before each look at the clock.  Of
 a call p10, median and p90 are printed in milliseconds; images a second are of the median.
@@ -30,13 +32,15 @@ import numpy as np
 import torch
 
 from public import random_streams
+from public.classification_input import ClassificationInput, prepare_crop
+from public.evaluation.topk import TOP, best_classes
 from public.experiment import find_data_root
 from public.files import write_whole
 from public.input import InputSpec, normalise, prepare, read_image, to_image
 from public.models.fuse import fuse
 from public.test_scripts import cli
 from public.test_scripts.detection_sources import find_images
-from public.test_scripts.weights import Network, find_network, open_detector
+from public.test_scripts.weights import Network, find_network, open_any
 from public.training.processes import choose_device
 
 PLAIN_INPUT = InputSpec(  # of a published network without an experiment: which numbers scale the pixels costs no time
@@ -44,6 +48,15 @@ PLAIN_INPUT = InputSpec(  # of a published network without an experiment: which 
     resize="stretch",
     interpolation="linear",
     padding=0,
+    color_order="rgb",
+    scale=1 / 255,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+)
+PLAIN_CROP = ClassificationInput(  # the same of a published classifier
+    size=(1, 1),
+    shorter_side=1,
+    interpolation="linear",
     color_order="rgb",
     scale=1 / 255,
     mean=(0.5, 0.5, 0.5),
@@ -67,8 +80,8 @@ class Subject(NamedTuple):
     """What is timed, and what a line of the report says about it."""
 
     model: Callable[[torch.Tensor], Any]
-    decoder: Callable[[Any], list[dict[str, torch.Tensor]]]
-    spec: InputSpec
+    decoder: Callable[[Any], list[dict[str, torch.Tensor]]] | None  # None: a classifier
+    spec: InputSpec | ClassificationInput
     device: torch.device
     is_bf16: bool
     memory_format: torch.memory_format
@@ -119,8 +132,9 @@ def benchmark(arguments: argparse.Namespace) -> list[Timing]:
             seconds = time_calls(function, arguments.warmup, arguments.repeats, subject.device)
             timings.append(summarise(batch_size, part, seconds))
             print(_line(timings[-1]), flush=True)
-        print(f"{'':>5}  {num_found / batch_size:.1f} objects an image come out of NMS")
-    if checkpoint is None or not (arguments.image or arguments.val_images):
+        if subject.decoder:
+            print(f"{'':>5}  {num_found / batch_size:.1f} objects an image come out of NMS")
+    if subject.decoder and (checkpoint is None or not (arguments.image or arguments.val_images)):
         print(
             "without trained weights and real images the times of nms and end to end mean nothing for a real detector"
         )
@@ -152,13 +166,15 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
             raise ValueError(
                 f"weights of {network.name} are measured by naming the checkpoint in place of {network.name}"
             )
-        found_by, checkpoint = open_detector(arguments.network, arguments.weights, arguments.device)
-        model, decoder, spec = found_by.model, found_by.decoder, found_by.spec
+        found_by, checkpoint = open_any(arguments.network, arguments.weights, arguments.device)
+        model, decoder, spec = found_by.model, getattr(found_by, "decoder", None), found_by.spec
     else:
         random_streams.seed_torch(0, "model")
-        model, decoder, checkpoint = network.settings.build_model(), network.settings.build_decoder(), None
-        spec = replace(network.spec or PLAIN_INPUT, size=network.size(arguments.shape))
-    spec = replace(spec, size=tuple(arguments.shape)) if arguments.shape else spec
+        model, checkpoint = network.settings.build_model(), None
+        decoder = None if network.is_classifier else network.settings.build_decoder()
+        spec = network.spec or (PLAIN_CROP if network.is_classifier else PLAIN_INPUT)
+        spec = _resized(spec, network.size(arguments.shape))
+    spec = _resized(spec, tuple(arguments.shape)) if arguments.shape else spec
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     model = fuse(model) if arguments.fuse else model.eval()
     model = model.requires_grad_(False).to(device, memory_format=memory_format)
@@ -170,7 +186,16 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
     )
 
 
-def _pictures(arguments: argparse.Namespace, network: Network | None, spec: InputSpec) -> tuple[list[np.ndarray], str]:
+def _resized(spec: InputSpec | ClassificationInput, size: tuple[int, int]) -> InputSpec | ClassificationInput:
+    """`spec` for pictures of another size; what a classifier cuts off keeps its share."""
+    if isinstance(spec, InputSpec):
+        return replace(spec, size=size)
+    return replace(spec, size=size, shorter_side=max(*size, spec.shorter_side * max(size) // max(spec.size)))
+
+
+def _pictures(
+    arguments: argparse.Namespace, network: Network | None, spec: InputSpec | ClassificationInput
+) -> tuple[list[np.ndarray], str]:
     """Pictures to measure on, uint8 RGB, and where they are from."""
     if arguments.image:
         paths = find_images(arguments.image, recursive=False, leave_out=Path("/nowhere"))[:MAX_IMAGES]
@@ -180,22 +205,22 @@ def _pictures(arguments: argparse.Namespace, network: Network | None, spec: Inpu
             raise ValueError(f"--val_images needs an experiment's folder or a run, which {arguments.network} is not")
         annotations = network.experiment.config.val_data.read(find_data_root(arguments.data_root), None)
         count = min(len(annotations), MAX_IMAGES)
-        return [read_image(annotations.image_path(i)) for i in range(count)], f"{count} of {annotations.description}"
+        read = getattr(annotations, "load_picture", lambda i: read_image(annotations.image_path(i)))
+        return [read(i) for i in range(count)], f"{count} of {annotations.description}"
     pixels = random_streams.stream(0, "benchmark").integers(0, 256, (*spec.size, 3), dtype=np.uint8)
     return [pixels], "random pixels of the network's size"
 
 
 def parts_of(subject: Subject, pictures: list[np.ndarray]) -> tuple[dict[str, Callable[[], Any]], int]:
-    """The parts of a detection as functions without arguments, and how many objects they find in all pictures."""
+    """The parts as functions without arguments, and how many objects a detector finds in all pictures."""
     batch, _ = _prepared(subject, pictures)
     images = _normalised(subject, batch)
+    parts = {"prepare": lambda: _prepared(subject, pictures), "forward": lambda: _forward(subject, images)}
+    if subject.decoder is None:
+        return parts | {"end to end": lambda: classify_all(subject, pictures)}, 0
     outputs = _forward(subject, images)
-    parts = {
-        "prepare": lambda: _prepared(subject, pictures),
-        "forward": lambda: _forward(subject, images),
-        "nms": lambda: subject.decoder(outputs),
-        "end to end": lambda: detect_all(subject, pictures),
-    }
+    parts["nms"] = lambda: subject.decoder(outputs)
+    parts["end to end"] = lambda: detect_all(subject, pictures)
     return parts, sum(len(found["scores"]) for found in detect_all(subject, pictures))
 
 
@@ -207,8 +232,15 @@ def detect_all(subject: Subject, pictures: list[np.ndarray]) -> list[dict]:
     return [{key: found[key].cpu() for key in ("boxes", "scores", "labels")} for found in detections]
 
 
+def classify_all(subject: Subject, pictures: list[np.ndarray]) -> torch.Tensor:
+    """The best classes of each picture (B, 5), on the CPU."""
+    batch, _ = _prepared(subject, pictures)
+    return best_classes(_forward(subject, _normalised(subject, batch)).float(), TOP)[0].cpu()
+
+
 def _prepared(subject: Subject, pictures: list[np.ndarray]) -> tuple[np.ndarray, list]:
-    prepared, geometries = zip(*(prepare(picture, subject.spec) for picture in pictures))
+    function = prepare_crop if subject.decoder is None else prepare
+    prepared, geometries = zip(*(function(picture, subject.spec) for picture in pictures))
     return np.stack(prepared), list(geometries)
 
 

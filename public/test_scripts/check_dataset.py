@@ -4,8 +4,9 @@
   python -m public.test_scripts.check_dataset data/VOCdevkit/VOC2012
   python -m public.test_scripts.check_dataset data/coco/annotations/instances_val2017.json
 
-An experiment, or a run: its train, val and test data.  A folder with Annotations/ and JPEGImages/: all its xml files, and
-the lists in ImageSets/Main.  A COCO json: its pictures are looked for in --images, else in the usual places beside it.
+An experiment, or a run: its train, val and test data; of classification, its pictures and classes.  A folder with
+Annotations/ and JPEGImages/: all its xml files, and the lists in ImageSets/Main.  A COCO json: its pictures are looked for in
+--images, else in the usual places beside it.
 
 Errors are pictures that are missing, empty, cut short, unreadable or not of the annotated size; annotations that are missing
 or broken; ids that are there twice; unknown classes; boxes that are not finite, inverted, empty or outside their image
@@ -22,8 +23,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from public.datasets import checks, statistics
+from public.config import ClassificationConfig
+from public.datasets import checks, class_checks, statistics
 from public.datasets.annotations import Annotations
+from public.datasets.classification_set import ClassificationSet
 from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
 from public.datasets.voc import read_voc_folder
@@ -39,7 +42,7 @@ class Found(NamedTuple):
 
     name: str
     data_root: Path  # where nothing may be written
-    sets: dict[str, Annotations]  # by split
+    sets: dict[str, Annotations] | dict[str, ClassificationSet]  # by split
     notes: list[str]
     defects: list[Defect]
     lists: dict[str, list[str]]  # of a VOC folder: image ids by split
@@ -80,7 +83,8 @@ def check(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     tables = list(found.notes)
     for split, annotations in found.sets.items():
-        tables += [f"{split}: {annotations.description}", *statistics.describe(annotations), ""]
+        describe = class_checks.describe if _is_labelled(annotations) else statistics.describe
+        tables += [f"{split}: {annotations.description}", *describe(annotations), ""]
     tables += _draw(found, defects, output)
     _write(output / REPORT, "\n".join([*tables, *_listed(defects, None), _verdict(defects)]) + "\n")
     _write(output / LIST, json.dumps([defect._asdict() for defect in defects], indent=1) + "\n")
@@ -120,16 +124,20 @@ def _read_experiment(experiment: Experiment, data_root: Path) -> Found:
         if data is None:
             continue
         try:
-            annotations = data.read(data_root, class_names, on_defect=found.defects.append)
+            if isinstance(config, ClassificationConfig):
+                annotations = data.read(data_root, class_names)
+            else:
+                annotations = data.read(data_root, class_names, on_defect=found.defects.append)
         except (OSError, ValueError) as error:
             found.defects.append(Defect("unusable set", f"{split}_data", f"{split}_data: {error}"))
             continue
         found.sets[split] = annotations
         class_names = class_names or annotations.class_names
-    if class_names and len(class_names) != config.detector.num_classes:
+    if class_names and len(class_names) != config.network_settings.num_classes:
+        network = "classifier" if isinstance(config, ClassificationConfig) else "detector"
         text = (
-            f"the data have {len(class_names)} classes ({', '.join(class_names)}), the detector of the configuration has "
-            f"num_classes = {config.detector.num_classes}"
+            f"the data have {len(class_names)} classes ({', '.join(class_names)}), the {network} of the configuration has "
+            f"num_classes = {config.network_settings.num_classes}"
         )
         found.defects.append(Defect("unusable set", "config.py", text))
     return found
@@ -190,7 +198,7 @@ def look_at_pictures(found: Found, *, is_quick: bool, num_workers: int) -> list[
     """The defects of the pictures, and of pictures that splits share."""
     told = {defect.file for defect in found.defects if defect.kind.endswith(("missing picture", "without picture"))}
     seen = {
-        split: checks.check_pictures(annotations, is_quick=is_quick, num_workers=num_workers, title=split)
+        split: _look(annotations, is_quick=is_quick, num_workers=num_workers, title=split)
         for split, annotations in found.sets.items()
     }
     defects = [picture.defect for pictures in seen.values() for picture in pictures if picture.defect]
@@ -206,11 +214,23 @@ def look_at_pictures(found: Found, *, is_quick: bool, num_workers: int) -> list[
     return defects + checks.find_shared(splits or seen)
 
 
+def _look(annotations, *, is_quick: bool, num_workers: int, title: str) -> list[checks.Seen]:
+    if _is_labelled(annotations):
+        pictures = class_checks.LabelledPictures(annotations, is_quick)
+        return checks.look_at(pictures, num_workers=num_workers, title=title)
+    return checks.check_pictures(annotations, is_quick=is_quick, num_workers=num_workers, title=title)
+
+
+def _is_labelled(annotations) -> bool:
+    """Whether it is a set of classification."""
+    return isinstance(annotations, ClassificationSet)
+
+
 # ------------------------------------------------------------------------------------------------------ telling
 
 
 def _refuse_inside(output: Path, found: Found) -> None:
-    folders = {found.data_root.resolve(), *(Path(a.image_root).resolve() for a in found.sets.values())}
+    folders = {found.data_root.resolve(), *(Path(a.image_root).resolve() for a in found.sets.values() if a.image_root)}
     for folder in folders:
         if output.resolve().is_relative_to(folder):
             raise ValueError(
@@ -222,6 +242,10 @@ def _refuse_inside(output: Path, found: Found) -> None:
 def _draw(found: Found, defects: list[Defect], output: Path) -> list[str]:
     """Draws the pictures; lines that name them."""
     lines = []
+    labelled = {split: pictures for split, pictures in found.sets.items() if _is_labelled(pictures)}
+    if labelled:
+        statistics.draw_classes(labelled, output / "classes.png", "images")
+        return [f"drawn: {output / 'classes.png'}", ""]
     sets = {split: annotations for split, annotations in found.sets.items() if len(annotations.boxes)}
     if sets:
         statistics.draw_classes(sets, output / "classes.png")

@@ -37,7 +37,11 @@ WIDEST = 60  # characters of a setting that are shown; csv has all
 def main() -> None:
     parser = cli.make_parser("compare", __doc__, experiment="several")
     parser.add_argument("--settings", action="store_true", help="only the settings that differ, and decide a result")
-    parser.add_argument("--metrics", nargs="+", help="which metrics; without it AP and AP50, or what the runs have")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        help="which metrics; without it AP and AP50, top-1 and top-5 errors, or what the runs have",
+    )
     parser.add_argument("--sort", help="a column: numbers fall, texts rise; without it, as named")
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--format", default="text", choices=STYLES, help="text, markdown or csv with all digits (text)")
@@ -129,15 +133,15 @@ def _size(experiment: Experiment | None, notes: list[str]) -> tuple[int | None, 
     if experiment is None:
         return None, None
     try:
-        return _count(experiment.config.detector, experiment.config.input.size)
+        return _count(experiment.config.network_settings, experiment.config.input.size)
     except Exception as error:  # a model of the experiment's own is any program
         notes.append(f"its network cannot be counted: {type(error).__name__}: {' '.join(str(error).split())}")
         return None, None
 
 
 @functools.cache  # runs of one experiment have the same network
-def _count(detector: object, size: tuple[int, int]) -> tuple[int, float]:
-    count = count_operations(detector.build_model().eval(), example_input(*size))
+def _count(settings: object, size: tuple[int, int]) -> tuple[int, float]:
+    count = count_operations(settings.build_model().eval(), example_input(*size))
     return count.parameters, count.macs / 1e9
 
 
@@ -160,7 +164,7 @@ def _digest(record: RunRecord) -> str | None:
 
 
 def _expected(path: Path) -> str | None:
-    """The first number that the recipe card expects, such as "AP 0.486"; None where it names none."""
+    """The first number that the recipe card expects, such as "AP 0.486" or "top-1 error 23.49"; None where it names none."""
     page = next((p for p in (path / "config.py", path / "experiment" / "config.py") if p.is_file()), None)
     if page is None:
         return None
@@ -168,7 +172,7 @@ def _expected(path: Path) -> str | None:
         card = ast.get_docstring(ast.parse(page.read_text(encoding="utf-8", errors="replace"))) or ""
     except SyntaxError:
         return None
-    found = re.search(r"^Expected: (\w+ \d\.\d+)", card, flags=re.MULTILINE)
+    found = re.search(r"^Expected: ([\w-]+(?: error)? \d+\.\d+)", card, flags=re.MULTILINE)
     return found[1] if found else None
 
 

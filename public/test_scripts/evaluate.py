@@ -1,11 +1,16 @@
 """Evaluates weights on a data set of their experiment: `./test.sh [weights]` in the experiment's folder.
 
 Settings, batches, precision and threads are those of the run the weights come from, so the digits are those that
-training printed.  Beside the weights it writes
+training printed.  Beside the weights it writes, of a detector,
 
     <weights>_<split>_detections.json       the detections, as a COCO results file
     <weights>_<split>_evaluation/           precision over recall, confusion matrix, a table of the classes, and the
                                             images in which most went wrong (public/evaluation/report.py)
+
+and of a classifier
+
+    <weights>_<split>_evaluation/           every prediction, a table of the classes, and the images in which most went
+                                            wrong (public/evaluation/class_report.py)
 
 Example: ./test.sh runs/20260101-120000/best.pth --split test
 """
@@ -16,6 +21,8 @@ from pathlib import Path
 import torch
 
 from public import collectives
+from public.config import ClassificationConfig
+from public.evaluation.class_report import write_class_report
 from public.evaluation.coco import write_coco_json
 from public.evaluation.report import write_report
 from public.experiment import find_data_root
@@ -26,6 +33,8 @@ from public.training.checkpoint import digest, load_checkpoint
 from public.training.compute import place
 from public.training.detection import DetectionTask
 from public.training.run_folder import RunFolder
+from public.training.task import Task
+from public.training.tasks import make_task
 
 
 def main() -> None:
@@ -36,14 +45,14 @@ def main() -> None:
     cli.add_data_root(parser)
     parser.add_argument("--limit_images", type=int, help="only the first N images; without it, as the run was made")
     cli.add_output(parser, "detections as COCO json; without it, beside the weights")
-    parser.add_argument("--no_report", action="store_true", help="only the digits and the detections")
+    parser.add_argument("--no_report", action="store_true", help="only the digits, and a detector's detections")
     parser.add_argument(
         "--report", type=Path, help="folder of curves, tables and pictures; without it, beside the weights"
     )
     parser.add_argument(
         "--score_threshold",
         type=float,
-        help="of the confusion matrix and the worst images; without it, the one with the best F1 over all classes",
+        help="of a detector's confusion matrix and worst images; without it, the one with the best F1 over all classes",
     )
     parser.add_argument("--num_worst", type=int, default=12, help="how many of the worst images are drawn (12)")
     cli.call(evaluate, parser.parse_args())
@@ -58,6 +67,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         raise ValueError(f"--num_worst is {arguments.num_worst}; it must be at least 0")
     experiment, path = find_weights(arguments.experiment, arguments.weights)
     config, split = experiment.config, arguments.split
+    _check_options(config, arguments)
     device = processes.choose_device(arguments.device)
     checkpoint = load_checkpoint(path)
     limit = arguments.limit_images
@@ -65,22 +75,30 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         limit = RunFolder(experiment.run).manifest["identity"]["limit_images"]
     with processes.process_group(device):
         processes.apply_modes(config, device)
-        task = DetectionTask(
-            config=config,
+        task = make_task(
+            config,
             data_root=find_data_root(arguments.data_root),
             device=device,
             limit_images=limit,
             class_names=tuple(checkpoint["class_names"]),
         )
-        model = config.detector.build_model()
+        model = config.network_settings.build_model()
         _load(model, checkpoint, path, experiment.folder)
         metrics = task.evaluate(place(model, config, device), split)
         if collectives.rank() == 0:
             print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
-            print(f"{split}: {task.annotations(split).summary()}")
+            print(f"{split}: {task.data(split).summary()}")
             print(task.report(metrics), flush=True)
             _write(task, split, path, arguments)
     return metrics
+
+
+def _check_options(config, arguments: argparse.Namespace) -> None:
+    """Refuses what only a detector's evaluation knows."""
+    if isinstance(config, ClassificationConfig):
+        for name in ("output", "score_threshold"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name} belongs to detections; {arguments.experiment} classifies images")
 
 
 def _load(model: torch.nn.Module, checkpoint: dict, path: Path, experiment: Path) -> None:
@@ -92,8 +110,19 @@ def _load(model: torch.nn.Module, checkpoint: dict, path: Path, experiment: Path
         raise ValueError(f"the weights {path} do not fit the model of {experiment}: {reason}") from error
 
 
-def _write(task: DetectionTask, split: str, weights: Path, arguments: argparse.Namespace) -> None:
+def _write(task: Task, split: str, weights: Path, arguments: argparse.Namespace) -> None:
     """The files of an evaluation, and where they are."""
+    folder = arguments.report or weights.with_name(f"{weights.stem}_{split}_evaluation")
+    if isinstance(task, DetectionTask):
+        _write_detections(task, split, weights, folder, arguments)
+    elif not arguments.no_report:
+        text = write_class_report(folder, task.data(split), task.found, num_worst=arguments.num_worst)
+        print(f"\n{text}\npredictions, classes and worst images written to {folder}")
+
+
+def _write_detections(
+    task: DetectionTask, split: str, weights: Path, folder: Path, arguments: argparse.Namespace
+) -> None:
     annotations = task.annotations(split)
     output = arguments.output or weights.with_name(f"{weights.stem}_{split}_detections.json")
     write_coco_json(output, annotations, task.detections)
@@ -104,7 +133,6 @@ def _write(task: DetectionTask, split: str, weights: Path, arguments: argparse.N
         )
     if arguments.no_report:
         return
-    folder = arguments.report or weights.with_name(f"{weights.stem}_{split}_evaluation")
     text = write_report(
         folder,
         annotations,

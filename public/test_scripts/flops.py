@@ -2,6 +2,7 @@
 
     python -m public.test_scripts.flops detection_experiments/ppyoloe_s_voc
     python -m public.test_scripts.flops ppyoloe_s --shape 640 640 --depth 2 --fuse
+    python -m public.test_scripts.flops resnet50
 
 One multiply-accumulate (MAC) is two floating-point operations (FLOPs): GFLOPs = 2 x GMACs.  Papers are not agreed on
 which of the two they print under the name FLOPs.  Counted, by torch.utils.flop_counter, are convolutions and matrix
@@ -57,7 +58,11 @@ def main() -> None:
     parser = cli.make_parser("flops", __doc__, experiment=None)
     parser.add_argument("network", help="an experiment's folder, a run, or a published name such as ppyoloe_s")
     parser.add_argument(
-        "--shape", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input in pixels; without it, the experiment's"
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="input in pixels; without it, the experiment's, or a published classifier's",
     )
     parser.add_argument("--depth", type=int, default=1, help="levels of modules in the table; 0: the total only (1)")
     parser.add_argument("--fuse", action="store_true", help="after re-parameterisation, as for inference")

@@ -1,4 +1,4 @@
-"""Draws a page of training samples with their boxes: exactly those that the training sees, after all its transforms.
+"""Draws a page of training samples with boxes or classes: exactly those that the training sees, after all its transforms.
 
   python -m public.test_scripts.show_data detection_experiments/ppyoloe_xs_bccd --data_root data
 
@@ -19,13 +19,15 @@ import numpy as np
 import torch
 
 from public import drawing
-from public.config import DetectionConfig
 from public.datasets.loader import DetectionDataset, EvaluationDataset, TrainBatches, load_sample
 from public.datasets.sample import Sample, SampleKey
 from public.experiment import Experiment, find_data_root, load_experiment
-from public.test_scripts import cli
+from public.test_scripts import class_samples, cli
+from public.training.classification import ClassificationTask
 from public.training.detection import DetectionTask
 from public.training.run_folder import RunFolder
+from public.training.task import Task
+from public.training.tasks import make_task
 
 
 class Shown(NamedTuple):
@@ -59,13 +61,25 @@ def main() -> None:
     cli.call(show, parser.parse_args())
 
 
-def show(arguments: argparse.Namespace) -> list[Shown]:
+def show(arguments: argparse.Namespace) -> list[Shown] | list[class_samples.ShownClass]:
     """Writes the page and prints a line for each sample; returns what it shows."""
     experiment = load_experiment(arguments.experiment)
     for name in ("num_images", "columns", "side"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} is {getattr(arguments, name)}, has to be at least 1")
     task = open_task(experiment, arguments.data_root)
+    if isinstance(task, ClassificationTask):
+        shown, pictures = _class_page(task, arguments)
+    else:
+        shown, pictures = _page(task, arguments)
+    output = arguments.output or Path(f"{experiment.name}_{arguments.split}_samples.jpg")
+    drawing.save_image(output, drawing.contact_sheet(pictures, arguments.columns))
+    print(f"drawn to {output.resolve()}")
+    return shown
+
+
+def _page(task: DetectionTask, arguments: argparse.Namespace) -> tuple[list[Shown], list[np.ndarray]]:
+    """What is shown, each with a line about it, and the pictures."""
     if arguments.split == "train":
         shown = training_samples(task, arguments.epoch, arguments.num_images, arguments.index)
     else:
@@ -76,25 +90,29 @@ def show(arguments: argparse.Namespace) -> list[Shown]:
         if item.sample.skipped:
             print(f"  {item.sample.skipped}")
         pictures.append(_picture(item, task, arguments))
-    output = arguments.output or Path(f"{experiment.name}_{arguments.split}_samples.jpg")
-    drawing.save_image(output, drawing.contact_sheet(pictures, arguments.columns))
-    print(f"drawn to {output.resolve()}")
-    return shown
+    return shown, pictures
 
 
-def open_task(experiment: Experiment, data_root: str | None) -> DetectionTask:
-    """The task that training would make of the experiment; a run's images are limited as they were.
+def _class_page(
+    task: ClassificationTask, arguments: argparse.Namespace
+) -> tuple[list[class_samples.ShownClass], list[np.ndarray]]:
+    """The same of classification."""
+    if arguments.split == "train":
+        shown = class_samples.training_samples(task, arguments.epoch, arguments.num_images, arguments.index)
+    else:
+        shown = class_samples.evaluation_samples(task, arguments.num_images, arguments.index)
+    for item in shown:
+        print(class_samples.describe(item, task, arguments.split))
+        if item.skipped:
+            print(f"  {item.skipped}")
+    return shown, [class_samples.picture(item, task, arguments) for item in shown]
 
-    Raises:
-        ValueError: the experiment is not one of detection.
-    """
-    if not isinstance(experiment.config, DetectionConfig):
-        raise ValueError(
-            f"{experiment.folder}: its config is a {type(experiment.config).__name__}; this draws detection"
-        )
+
+def open_task(experiment: Experiment, data_root: str | None) -> Task:
+    """The task that training would make of the experiment; a run's images are limited as they were."""
     limit = RunFolder(experiment.run).manifest["identity"]["limit_images"] if experiment.run else None
-    return DetectionTask(
-        config=experiment.config,
+    return make_task(
+        experiment.config,
         data_root=find_data_root(data_root),
         device=torch.device("cpu"),
         limit_images=limit,
