@@ -50,7 +50,9 @@ def main() -> None:
     digest(steps[True].model.state_dict())
     weights = time.perf_counter() - start
     print(f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.device}, one thread, {MODE}")
-    print(f"deterministic algorithms: {on / off:.3f} times the step without ({1e3 * on:.1f} against {1e3 * off:.1f} ms)")
+    print(
+        f"deterministic algorithms: {on / off:.3f} times the step without ({1e3 * on:.1f} against {1e3 * off:.1f} ms)"
+    )
     share = (link + weights / arguments.digest_interval) / on
     print(
         f"digests: {1e6 * link:.0f} us a step for the chain, {1e3 * weights:.1f} ms for the weights every "

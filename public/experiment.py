@@ -111,7 +111,9 @@ def _load_package(folder: Path) -> types.ModuleType:
         sys.modules.pop(name)
         raise
     if not isinstance(getattr(module, "config", None), TrainingConfig):
-        raise ValueError(f"{folder / 'config.py'} must state `config = DetectionConfig(...)` or ClassificationConfig(...)")
+        raise ValueError(
+            f"{folder / 'config.py'} must state `config = DetectionConfig(...)` or ClassificationConfig(...)"
+        )
     return module
 
 

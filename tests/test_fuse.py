@@ -118,5 +118,5 @@ def test_strided_grouped_convolution():
 
 
 def test_unknown_activation_is_named():
-    with pytest.raises(ValueError, match="'gelu'.*write one of silu, relu"):
+    with pytest.raises(ValueError, match=r"'gelu'.*write one of silu, relu"):
         ConvBNAct(3, 3, 1, activation="gelu")
