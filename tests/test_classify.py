@@ -19,7 +19,7 @@ from public.test_scripts import analyze_logs, benchmark, check_dataset, classify
 from public.test_scripts.weights import open_classifier, open_detector
 from public.training.checkpoint import load_checkpoint, save_atomic
 from tests.classification_experiments import NUM_VAL, TinyClassification
-from tests.experiments import ENVIRONMENT
+from tests.experiments import ENVIRONMENT, REPOSITORY
 from tests.forked_training import train
 from tests.test_classification_task import task_of
 
@@ -245,3 +245,13 @@ def test_the_numbers_of_imagenets_folders_have_words():
     assert (names[-1], names[0]) == ("n10000000 tench", "n10000999 toilet tissue")
     for others in (numbers[:999], ("cat", *numbers[1:])):
         assert classifier.readable_names(others) == others, "another set keeps its names"
+
+
+@pytest.mark.slow
+def test_a_run_is_reproduced_to_the_last_digest(trained):
+    command = [sys.executable, "-m", "public.test_scripts.reproduce", str(trained.runs[0])]
+    options = ["--device", "cpu", "--data_root", str(trained.data_root)]
+    done = subprocess.run([*command, *options], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal: 9 digests, steps 1 to 9" in done.stdout
+    assert "final digests and metrics are equal" in done.stdout

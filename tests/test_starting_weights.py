@@ -1,6 +1,7 @@
 """Starting weights in training: what is taken over, what is not, and what is said where they are missing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from public.models import create_model
 from public.training.checkpoint import digest, save_atomic
 from public.training.run import build_state
 from public.weights.known import KNOWN
-from public.weights.load import find_starting_weights, load_starting_weights
+from public.weights.load import check_keywords, find_starting_weights, load_starting_weights
 
 CPU = torch.device("cpu")
 
@@ -167,3 +168,17 @@ def test_a_missing_file_of_ones_own(config):
         FileNotFoundError, match=r"runs/mine\.pth, which are not there\. Put a checkpoint there: best\.pth"
     ):
         build_state(replace(config, starting_weights="runs/mine.pth"), CPU)
+
+
+def test_keywords_that_the_weights_need_stand_in_the_options(tmp_path):
+    path = tmp_path / "mobilenet.pth"
+    torch.save({"model": {}, "keywords": {"bn_eps": 1e-5}}, path)
+    settings = SimpleNamespace(options=(("bn_eps", 1e-5), ("attention", "none")))
+    check_keywords(settings, path)
+    for options in ((), (("bn_eps", 1e-3),)):
+        with pytest.raises(
+            ValueError, match=r"built with {'bn_eps': 1e-05}, the configuration's options are .*write options="
+        ):
+            check_keywords(SimpleNamespace(options=options), path)
+    torch.save({"model": {}}, path)
+    check_keywords(SimpleNamespace(), path)

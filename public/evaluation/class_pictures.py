@@ -8,15 +8,20 @@ import numpy as np
 from public import drawing
 
 SIDE = 192  # shorter side of a picture on a sheet, at least, in pixels
+LONGEST = 480  # its longer side, at most
 TEXT_SCALE, SMALLEST_SCALE, LINE_HEIGHT, MARGIN = 0.45, 0.2, 16, 3
 
 
 def titled(image: np.ndarray, lines: Sequence[str], side: int = SIDE) -> np.ndarray:
-    """`image`, enlarged by whole factors to at least `side` pixels, under lines of text, which shrink to its width.
+    """`image` under lines of text, which shrink to its width.
 
     Args:
-        image: uint8 RGB (H, W, 3); small pictures keep their pixels as squares.
+        image: uint8 RGB (H, W, 3).  Small ones are enlarged by whole factors, so that their pixels stay squares, to at least
+            `side` pixels; large ones are reduced.
     """
+    reduction = LONGEST / max(image.shape[:2])
+    if reduction < 1:
+        image = cv2.resize(image, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
     factor = max(-(-side // min(image.shape[:2])), 1)
     image = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
     width = image.shape[1]

@@ -32,7 +32,6 @@ MOMENTS = (
     "command",
     "pid",
     "host",
-    "digest",
     "code_change",
 )  # entries of a start that say when, not what
 SHOWN = 160  # characters of a value in the list of differences

@@ -26,7 +26,7 @@ from public.training.state import TrainingState
 from public.training.sync_batchnorm import convert_sync_batchnorm
 from public.training.task import Task
 from public.training.tasks import make_task
-from public.weights.load import find_starting_weights, load_starting_weights
+from public.weights.load import check_keywords, find_starting_weights, load_starting_weights
 
 
 def main(file: str) -> None:
@@ -34,9 +34,13 @@ def main(file: str) -> None:
     experiment = load_experiment(Path(file).resolve().parent)
     parsed = command_line.parse(experiment.config, _recipe_card(experiment), sys.argv[1:])
     device = processes.choose_device(parsed.options.device)
-    with processes.process_group(device), forbid_global_random():
-        processes.apply_modes(parsed.config, device)
-        train(experiment, parsed, device)
+    try:
+        with processes.process_group(device), forbid_global_random():
+            processes.apply_modes(parsed.config, device)
+            train(experiment, parsed, device)
+    except KeyboardInterrupt:  # before the first step; from then on Interruption hears it
+        print("stopped by Ctrl-C before the first step; nothing was trained", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def train(
@@ -133,6 +137,7 @@ def build_state(config: TrainingConfig, device: torch.device) -> tuple[TrainingS
     notes = []
     if config.starting_weights is not None:
         path = find_starting_weights(config.starting_weights)
+        check_keywords(config.network_settings, path)
         lines = load_starting_weights(model, path, backbone_only=config.backbone_only)
         notes = [f"starting from {path.name}", *lines]
     frozen = freeze_parameters(model, config.freeze)

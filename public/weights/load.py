@@ -28,6 +28,23 @@ def find_starting_weights(name: str) -> Path:
     return path
 
 
+def check_keywords(settings, path: Path) -> None:
+    """Compares the keywords that converted weights need, such as another bn_eps, with the settings' `options`.
+
+    No shape would reveal that they differ.
+
+    Raises:
+        ValueError: naming both.
+    """
+    needed = load_checkpoint(path).get("keywords", {})
+    given = dict(getattr(settings, "options", ()))
+    if any(given.get(name) != value for name, value in needed.items()):
+        raise ValueError(
+            f"{path} was made for a network built with {needed}, the configuration's options are {given}; write "
+            f"options={tuple(needed.items())!r}"
+        )
+
+
 def load_starting_weights(model: nn.Module, path: Path, backbone_only: bool = False) -> list[str]:
     """Loads the weights of checkpoint `path` into `model`; returns a line for whatever was not simply taken over.
 
