@@ -7,6 +7,8 @@ PYTHON := $(CURDIR)/$(VENV)/bin/python
 SYSTEM_PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO := detection_experiments/ppyoloe_xs_shapes
+TEST_PROCESSES ?= 2
+PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: setup test test-fast lint demo
 
@@ -24,10 +26,10 @@ lint: setup
 	$(PYTHON) -m ruff format --check .
 
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 test-fast: lint
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 demo: setup
 	$(PYTHON) -m public.datasets.shapes

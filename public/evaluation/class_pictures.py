@@ -12,17 +12,17 @@ LONGEST = 480  # its longer side, at most
 TEXT_SCALE, SMALLEST_SCALE, LINE_HEIGHT, MARGIN = 0.45, 0.2, 16, 3
 
 
-def titled(image: np.ndarray, lines: Sequence[str], side: int = SIDE) -> np.ndarray:
+def titled(image: np.ndarray, lines: Sequence[str], side: int = SIDE, longest: int = LONGEST) -> np.ndarray:
     """`image` under lines of text, which shrink to its width.
 
     Args:
         image: uint8 RGB (H, W, 3).  Small ones are enlarged by whole factors, so that their pixels stay squares, to at least
-            `side` pixels; large ones are reduced.
+            `side` pixels, as far as `longest` allows; larger ones are reduced to it.
     """
-    reduction = LONGEST / max(image.shape[:2])
+    reduction = longest / max(image.shape[:2])
     if reduction < 1:
         image = cv2.resize(image, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
-    factor = max(-(-side // min(image.shape[:2])), 1)
+    factor = max(min(-(-side // min(image.shape[:2])), longest // max(image.shape[:2])), 1)
     image = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
     width = image.shape[1]
     strip = np.full((LINE_HEIGHT * len(lines) + MARGIN, width, 3), drawing.BACKGROUND, dtype=np.uint8)

@@ -105,13 +105,14 @@ def picture(shown: ShownClass, task: ClassificationTask, arguments: argparse.Nam
     """The sample, named; with --originals beside what it was made of."""
     data = task.data(arguments.split)
     place = f"epoch {shown.epoch}, index {shown.index}" if arguments.split == "train" else f"index {shown.index}"
-    drawn = titled(_scaled(shown.image, arguments.side), [shown.text, place], side=1)
+    drawn = titled(_scaled(shown.image, arguments.side), [shown.text, place], side=1, longest=arguments.side)
     if not arguments.originals or shown.skipped:
         return drawn
     original = titled(
         _scaled(data.load_picture(shown.index), arguments.side),
         [task.class_names[data.labels[shown.index]], data.image_id(shown.index)],
         side=1,
+        longest=arguments.side,
     )
     height = max(original.shape[0], drawn.shape[0])
     white = (255, 255, 255)

@@ -22,6 +22,7 @@ from public.weights.load import BACKBONE
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays, widen_tensors
 
+SMALL_SIDE = 64  # images of at most so many pixels, such as CIFAR's, are taken whole
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm
 HASH_IN_NAME = re.compile(
     r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|tar)"
@@ -231,6 +232,10 @@ def _save(result: Conversion, output: Path, names_file: Path | None) -> None:
         result.notes.append(line)
         card |= {"num_classes": len(names), "class_names": list(names)}
     card["input"] = input_card(result.model_name)
+    size, shorter = card["input"]["size"], card["input"]["shorter_side"]
+    result.notes.append(
+        f"input: shorter side to {shorter}, the middle {size[0]} x {size[1]}: usual, but not in the file"
+    )
     origin = {"project": result.source, "file": result.file.name, "sha256": result.sha256}
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
 
@@ -238,11 +243,14 @@ def _save(result: Conversion, output: Path, names_file: Path | None) -> None:
 def input_card(model_name: str) -> dict[str, object]:
     """What the networks here were trained to see: RGB with ImageNet's mean and standard deviation, at the published size.
 
-    How an image is resized and cropped to that size differs between releases, and the file does not say it.
+    How an image is resized and cropped to that size differs between releases, and the file does not say it: taken is the
+    usual rule, the shorter side to 256 / 224 of the size, then the middle; for CIFAR's small pictures the size itself.
     """
     side = image_size(model_name)
     return {
         "size": [side, side],
+        "shorter_side": side if side <= SMALL_SIDE else side * 256 // 224,
+        "interpolation": "area",  # the nearest to Pillow's antialiased reduction, with which they were trained
         "color_order": "rgb",
         "scale": 1 / 255,
         "mean": [0.485, 0.456, 0.406],
