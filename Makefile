@@ -8,7 +8,7 @@ SYSTEM_PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO := detection_experiments/ppyoloe_xs_shapes
 TEST_PROCESSES ?= 2
-PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 .PHONY: setup test test-fast lint demo
 

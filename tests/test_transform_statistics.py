@@ -123,7 +123,7 @@ def changes(monkeypatch):
         return change
 
     for name in ("brightness", "contrast", "saturation", "hue"):
-        monkeypatch.setattr(transforms, f"_change_{name}", recorder(name))
+        monkeypatch.setattr(transforms, f"change_{name}", recorder(name))
     return calls
 
 
