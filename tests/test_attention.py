@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from light_backbones import scatter_batch_norms
+from backbone_checks import scatter_batch_norms
 from torch import nn
 
 from public.models.activations import AconC, MetaAcon

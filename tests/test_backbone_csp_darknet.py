@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from backbone_checks import assert_close, build_on_meta, check_promises, num_parameters
 from dark_backbones import (
     YOLOX_IMAGES,
     YOLOX_PROBES,
@@ -17,7 +18,6 @@ from dark_backbones import (
     oracle_arrays,
     yolox_figures,
 )
-from light_backbones import assert_close, build_on_meta, check_promises, num_parameters
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth

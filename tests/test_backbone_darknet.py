@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from backbone_checks import assert_close, build_on_meta, check_promises, num_parameters, scatter_batch_norms
 from dark_backbones import YOLOX_IMAGES, check_map, filled, images_of, load_figures, oracle_arrays, yolox_figures
-from light_backbones import assert_close, build_on_meta, check_promises, num_parameters, scatter_batch_norms
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torchvision
-from figures.fill_rule import oracle_input
-from light_backbones import (
+from backbone_checks import (
     build_on_meta,
     check_oracle,
     check_promises,
@@ -14,6 +13,7 @@ from light_backbones import (
     num_parameters,
     oracle_state,
 )
+from figures.fill_rule import oracle_input
 from torch import nn
 from torchvision.ops import StochasticDepth
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from backbone_checks import build_on_meta, check_promises, filled, load_figures, num_parameters
 from figures.fill_rule import oracle_input
-from light_backbones import build_on_meta, check_promises, filled, load_figures, num_parameters
 from torch import nn
 
 from public.models.backbones import lcnet

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torchvision
-from light_backbones import (
+from backbone_checks import (
     build_on_meta,
     check_oracle,
     check_promises,

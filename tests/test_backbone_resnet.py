@@ -13,7 +13,7 @@ from torchvision.ops import StochasticDepth
 from public.models.backbones import resnet
 from public.models.backbones.resnet import ResidualBlock
 from public.weights.backbones.resnet import rename
-from tests.light_backbones import (
+from tests.backbone_checks import (
     build_on_meta,
     check_promises,
     check_second_implementation,

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from figures.fill_rule import oracle_input
-from light_backbones import (
+from backbone_checks import (
     assert_close,
     build_on_meta,
     check_oracle,
@@ -18,6 +17,7 @@ from light_backbones import (
     oracle_state,
     scatter_batch_norms,
 )
+from figures.fill_rule import oracle_input
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from light_backbones import (
+from backbone_checks import (
     build_on_meta,
     check_oracle,
     check_promises,

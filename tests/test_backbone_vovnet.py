@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from figures.fill_rule import oracle_input
-from light_backbones import (
+from backbone_checks import (
     build_on_meta,
     check_oracle,
     check_promises,
@@ -16,6 +15,7 @@ from light_backbones import (
     oracle_state,
     scatter_batch_norms,
 )
+from figures.fill_rule import oracle_input
 from torch import nn
 from torch.nn import functional as F
 

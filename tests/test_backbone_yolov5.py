@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from backbone_checks import assert_close, build_on_meta, check_promises, num_parameters, scatter_batch_norms
 from dark_backbones import num_neck
-from light_backbones import assert_close, build_on_meta, check_promises, num_parameters, scatter_batch_norms
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth

@@ -14,7 +14,7 @@ from public.models import create_model, list_models
 from public.models.backbones import NETWORKS, published_classes
 from public.models.fuse import fuse
 from public.weights.convert import convert
-from tests.light_backbones import oracle_state, scatter_batch_norms
+from tests.backbone_checks import oracle_state, scatter_batch_norms
 
 NAMES = [
     *("resnet18", "resnet34", "resnet34_half", "resnet50", "resnet50_half", "resnet101", "resnet152"),

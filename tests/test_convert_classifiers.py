@@ -16,7 +16,7 @@ from public.models.backbones import NETWORKS
 from public.training.checkpoint import load_checkpoint
 from public.weights.backbones import RELEASED, released
 from public.weights.convert import convert
-from tests.light_backbones import scatter_batch_norms
+from tests.backbone_checks import scatter_batch_norms
 from tests.paddle_files import paddle_arrays, write_pdparams
 
 

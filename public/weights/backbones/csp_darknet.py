@@ -3,7 +3,7 @@
 import torch
 
 from public.models.backbones.csp_darknet import NETWORKS, NUM_BLOCKS, scaled_blocks
-from public.weights.backbones.mobilenetv3 import rename_layers
+from public.weights.backbones.names import rename_layers
 
 PREFIX = "backbone.backbone."  # how the names of the backbone begin inside YOLOX
 STEM = f"{PREFIX}stem.conv"

@@ -3,7 +3,7 @@
 import torch
 
 from public.models.backbones.darknet import NETWORKS
-from public.weights.backbones.mobilenetv3 import rename_layers
+from public.weights.backbones.names import rename_layers
 
 YOLOX_STEM = "backbone.backbone.stem.0.conv.weight"  # only YOLOX's checkpoints have an array of this name
 # what a YOLOX checkpoint with this backbone holds beside it: neck, layers behind the last residual block, and head

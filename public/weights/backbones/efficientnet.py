@@ -3,14 +3,8 @@
 import torch
 
 from public.models.backbones.efficientnet import paper_stages
-from public.weights.backbones.mobilenetv3 import (
-    TIMM_STEM,
-    our_blocks,
-    rename_layers,
-    timm_block,
-    torchvision_block,
-    torchvision_conv,
-)
+from public.weights.backbones.mobilenetv3 import our_blocks, timm_block, torchvision_block
+from public.weights.backbones.names import TIMM_STEM, rename_layers, torchvision_conv
 
 
 def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

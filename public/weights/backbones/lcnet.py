@@ -3,7 +3,7 @@
 import torch
 
 from public.models.backbones.lcnet import DROPOUT, STAGES
-from public.weights.backbones.mobilenetv3 import TIMM_STEM, flat_linear, rename_layers, timm_squeeze
+from public.weights.backbones.names import TIMM_STEM, flat_linear, rename_layers, timm_squeeze
 
 HIDDEN = "final.hidden.weight"  # a 1x1 convolution in theirs
 DETECTOR = "backbone."  # how the names begin inside a detector of PaddleDetection

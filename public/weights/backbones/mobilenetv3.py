@@ -5,10 +5,7 @@ import itertools
 import torch
 
 from public.models.backbones.mobilenetv3 import BlockShape, block_shapes, group_by_stride
-
-# kinds of array, the last part of a name: torch's are ours
-TORCH_KINDS = {kind: kind for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
-TIMM_STEM = "conv_stem.weight"  # of the networks here, only timm's checkpoints have an array of this name
+from public.weights.backbones.names import TIMM_STEM, flat_linear, rename_layers, timm_squeeze, torchvision_conv
 
 
 def keywords(state: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -48,42 +45,12 @@ def _timm_layers(blocks: list[tuple[str, BlockShape]]) -> dict[str, str]:
     return layers | {"conv_head": "final.hidden", "classifier": "fc"}
 
 
-def rename_layers(
-    state: dict[str, torch.Tensor], layers: dict[str, str], network: str, *, kinds: dict[str, str] = TORCH_KINDS
-) -> dict[str, torch.Tensor]:
-    """`state` with both parts of each name replaced.
-
-    Args:
-        layers: their name of a layer, all before the last dot, -> ours.
-        network: whose arrays they should be, for the error.
-        kinds: their name of what the layer's array is, behind the last dot, -> ours.
-
-    Raises:
-        ValueError: an array that is not in `layers` and `kinds`, or two arrays for one of our names.
-    """
-    renamed = {}
-    for name, value in state.items():
-        layer, _, kind = name.rpartition(".")
-        if layer not in layers or kind not in kinds:
-            raise ValueError(f"array {name!r} belongs to no {network}; convert the file as the network that it is of")
-        ours = f"{layers[layer]}.{kinds[kind]}"
-        if ours in renamed:
-            raise ValueError(f"array {name!r} and another one both become {ours!r}; the file is not a plain {network}")
-        renamed[ours] = value
-    return renamed
-
-
 def our_blocks(shapes: list[BlockShape]) -> list[str]:
     """Our name of each block of a network of inverted residuals, in order."""
     stages, _ = group_by_stride(shapes, stride=2)
     return [
         f"backbone.stages.{number}.{position}" for number, stage in enumerate(stages) for position in range(len(stage))
     ]
-
-
-def torchvision_conv(theirs: str, ours: str) -> dict[str, str]:
-    """The two layers of a convolution with BatchNorm."""
-    return {f"{theirs}.0": f"{ours}.conv", f"{theirs}.1": f"{ours}.bn"}
 
 
 def torchvision_block(theirs: str, ours: str, shape: BlockShape) -> dict[str, str]:
@@ -111,13 +78,3 @@ def timm_block(theirs: str, ours: str, shape: BlockShape) -> dict[str, str]:
     for number, (convolution, part) in enumerate(convolutions, start=1):
         layers |= {f"{theirs}.{convolution}": f"{ours}.{part}.conv", f"{theirs}.bn{number}": f"{ours}.{part}.bn"}
     return layers
-
-
-def timm_squeeze(theirs: str, ours: str) -> dict[str, str]:
-    """The two layers of a block's squeeze and excitation."""
-    return {f"{theirs}.se.conv_reduce": f"{ours}.squeeze.fc1", f"{theirs}.se.conv_expand": f"{ours}.squeeze.fc2"}
-
-
-def flat_linear(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """`state` with the array called `name`, where it is there, as a matrix: (F, C, 1, 1) -> (F, C)."""
-    return state | {name: state[name].flatten(1)} if name in state else state

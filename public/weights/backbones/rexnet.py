@@ -3,7 +3,7 @@
 import torch
 
 from public.models.backbones.rexnet import block_shapes
-from public.weights.backbones.mobilenetv3 import rename_layers
+from public.weights.backbones.names import rename_layers
 
 
 def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import torch
 
 from public.models.backbones.shufflenetv2 import NUM_BLOCKS
-from public.weights.backbones.mobilenetv3 import rename_layers, torchvision_conv
+from public.weights.backbones.names import rename_layers, torchvision_conv
 
 # places of a convolution and its BatchNorm in torchvision's branch, in the order of ours
 LEFT = ((0, 1), (2, 3))

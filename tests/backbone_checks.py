@@ -1,6 +1,6 @@
 """What the tests of EfficientNet, MobileNetV3, PP-LCNet and ShuffleNetV2 share: their oracles, and promises of them all.
 
-python tests/light_backbones.py ../shared/oracles       # writes the reduced figures in tests/figures/backbones
+python tests/backbone_checks.py ../shared/oracles       # writes the reduced figures in tests/figures/backbones
 """
 
 import copy
