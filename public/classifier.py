@@ -12,11 +12,10 @@ from torchvision.models import ResNet50_Weights
 from public.classification_input import ClassificationInput, prepare_crop
 from public.config import thaw
 from public.evaluation.topk import TOP, best_classes
-from public.experiment import load_experiment
-from public.families import FAMILIES
 from public.input import normalise, read_image
 from public.models import create_model
 from public.models.backbones import IMAGENET_CLASSES
+from public.trained import build_trained, recorded_settings
 from public.training.checkpoint import load_checkpoint
 from public.training.processes import choose_device
 
@@ -106,20 +105,8 @@ def load(path: str | Path, device: str = "auto", settings=None) -> TrainedClassi
     _check_is_whole(path, checkpoint)
     if settings is None:
         settings = _settings(path, checkpoint)
-    if settings.num_classes != checkpoint["num_classes"]:
-        raise ValueError(
-            f"{path} holds weights for {checkpoint['num_classes']} classes, but the settings say {settings.num_classes}"
-        )
-    model = settings.build_model()
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:  # its text has a line for each name
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"the weights of {path} do not fit {type(settings).__name__} as it is set: {reason}"
-        ) from error
     return TrainedClassifier(
-        model=model,
+        model=build_trained(path, checkpoint, settings),
         spec=_spec(path, checkpoint["input"]),
         class_names=tuple(checkpoint["class_names"]),
         device=choose_device(device),
@@ -139,17 +126,9 @@ def _check_is_whole(path: Path, checkpoint: dict) -> None:
 
 
 def _settings(path: Path, checkpoint: dict):
-    if (path.parent / "config.json").is_file():
-        return load_experiment(path.parent).config.network_settings
     if "classifier" not in checkpoint:  # converted
         return _Converted(checkpoint)
-    (name,) = checkpoint["classifier"]
-    if name not in FAMILIES:
-        raise ValueError(
-            f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
-            "experiment: python -m public.test_scripts.classify <experiment folder> <image> <weights>"
-        )
-    return thaw(checkpoint["classifier"], FAMILIES)
+    return recorded_settings(path, checkpoint["classifier"], "classify")
 
 
 class _Converted:

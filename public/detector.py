@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from public.config import thaw
-from public.experiment import load_experiment
-from public.families import FAMILIES
 from public.input import InputSpec, normalise, prepare, read_image, to_image
+from public.trained import build_trained, recorded_settings
 from public.training.checkpoint import load_checkpoint
 from public.training.processes import choose_device
 
@@ -92,21 +91,9 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
     checkpoint = load_checkpoint(path)
     _check_is_detector(path, checkpoint)
     if settings is None:
-        settings = _settings(path, checkpoint)
-    if settings.num_classes != checkpoint["num_classes"]:
-        raise ValueError(
-            f"{path} holds weights for {checkpoint['num_classes']} classes, but the settings say {settings.num_classes}"
-        )
-    model = settings.build_model()
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:  # its text has a line for each name
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"the weights of {path} do not fit {type(settings).__name__} as it is set: {reason}"
-        ) from error
+        settings = recorded_settings(path, checkpoint["detector"], "detect")
     return Detector(
-        model=model,
+        model=build_trained(path, checkpoint, settings),
         decoder=settings.build_decoder(),
         spec=thaw({"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
         class_names=tuple(checkpoint["class_names"]),
@@ -123,15 +110,3 @@ def _check_is_detector(path: Path, checkpoint: dict) -> None:
             f"{path} lacks {', '.join(missing)}: it is no checkpoint of a detector; those of a run have them, and those "
             "that python -m public.weights.convert writes"
         )
-
-
-def _settings(path: Path, checkpoint: dict):
-    if (path.parent / "config.json").is_file():
-        return load_experiment(path.parent).config.detector
-    (name,) = checkpoint["detector"]
-    if name not in FAMILIES:
-        raise ValueError(
-            f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
-            "experiment: python -m public.test_scripts.detect <experiment folder> <image> <weights>"
-        )
-    return thaw(checkpoint["detector"], FAMILIES)

@@ -8,16 +8,15 @@ Picture i of a split depends on (seed, split, i) only, so a larger set begins wi
 """
 
 import argparse
-import json
 import math
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from public.datasets.cifar import SIDE
 from public.datasets.cifar_writer import write_cifar100_part, write_pickle
+from public.datasets.drawn import make_drawn_set
 from public.random_streams import stream
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
@@ -44,43 +43,14 @@ def draw_cifar(out: str | os.PathLike, *, num_train: int, num_test: int, seed: i
     """
     out = os.path.abspath(os.fspath(out))
     parameters = {"num_train": num_train, "num_test": num_test, "seed": seed, "version": VERSION}
-    if _is_complete(out, parameters):
-        return False
-    partial = Path(f"{out}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+
+    def write(partial: str) -> None:
         for split, number in (("train", num_train), ("test", num_test)):
-            _write_split(partial / split, split, number, seed)
-        write_pickle(partial / "meta", {"fine_label_names": list(DRAWN_CLASSES), "coarse_label_names": list(SHAPES)})
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(parameters, indent=1) + "\n", encoding="utf-8")
-        try:
-            os.rename(partial, out)
-        except OSError:
-            if _is_complete(out, parameters):  # another process was faster
-                return False
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return True
+            _write_split(Path(partial) / split, split, number, seed)
+        names = {"fine_label_names": list(DRAWN_CLASSES), "coarse_label_names": list(SHAPES)}
+        write_pickle(Path(partial) / "meta", names)
 
-
-def _is_complete(out, parameters):
-    """True if `out` holds this very set, False if it is free.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    if not os.path.isdir(out) or not os.listdir(out):
-        return False
-    try:
-        with open(os.path.join(out, DESCRIPTION_FILE), encoding="utf-8") as file:
-            found = json.load(file)
-    except (FileNotFoundError, ValueError):
-        raise ValueError(f"{out} is not empty and holds no {DESCRIPTION_FILE}: draw into another folder") from None
-    if found != parameters:
-        raise ValueError(f"{out} holds pictures drawn with {found}, not with {parameters}: remove it or draw elsewhere")
-    return True
+    return make_drawn_set(out, parameters, write, what="pictures", description=DESCRIPTION_FILE)
 
 
 def _write_split(path, split, number, seed):

@@ -12,16 +12,15 @@ size only, so a larger set begins with the smaller one.
 """
 
 import argparse
-import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from public.datasets.drawn import make_drawn_set
 from public.random_streams import stream
 
 SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
@@ -61,43 +60,14 @@ def draw_shapes(out: str | os.PathLike, *, num_train: int, num_val: int, size: i
     """
     out = os.path.abspath(os.fspath(out))
     parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed, "version": VERSION}
-    if _is_complete(out, parameters):
-        return False
-    partial = f"{out}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+
+    def write(partial: str) -> None:
         for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
             os.makedirs(os.path.join(partial, folder))
         for split, num_pictures in (("train", num_train), ("val", num_val)):
             _write_split(partial, split, num_pictures, size, seed)
-        _write_text(os.path.join(partial, DESCRIPTION_FILE), json.dumps(parameters, indent=1) + "\n")
-        try:
-            os.rename(partial, out)
-        except OSError:
-            if _is_complete(out, parameters):  # another process was faster
-                return False
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return True
 
-
-def _is_complete(out, parameters):
-    """True if `out` holds this very set, False if it is free.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    if not os.path.isdir(out) or not os.listdir(out):
-        return False
-    try:
-        with open(os.path.join(out, DESCRIPTION_FILE), encoding="utf-8") as file:
-            found = json.load(file)
-    except (FileNotFoundError, ValueError):
-        raise ValueError(f"{out} is not empty and holds no {DESCRIPTION_FILE}: draw into another folder") from None
-    if found != parameters:
-        raise ValueError(f"{out} holds shapes drawn with {found}, not with {parameters}: remove it or draw elsewhere")
-    return True
+    return make_drawn_set(out, parameters, write, what="shapes", description=DESCRIPTION_FILE)
 
 
 def _write_split(folder, split, num_pictures, size, seed):
