@@ -3,9 +3,9 @@
 Paper: Deep Residual Learning for Image Recognition, arXiv 1512.03385.  The network stands in model.py: 701,724 parameters.
 Data: `python -m public.datasets.drawn_cifar` draws it into data/cifar-shapes-python, in CIFAR-100's archive format.
 Command: python train.py
-Hardware: one core of a 2-core CPU (Intel Xeon), 59 s of its time from start to end.
-Expected: top-1 error 29.9 %, top-5 error 1.8 % after 16 epochs (69.9 % and 16.8 % after 4; guessing has 91.7 %).
-Measured here: torch 2.15.0, digest of the weights 170551083475afcf.
+Hardware: one core of a 2-core CPU (AMD EPYC), 56 s from start to end.
+Expected: top-1 error 9.7 %, top-5 error 0.4 % after 16 epochs (58.6 % and 13.3 % after 4; guessing has 91.7 %).
+Measured here: torch 2.15.0, digest of the weights a0ae2865ac8da999.
 """
 
 from dataclasses import dataclass
