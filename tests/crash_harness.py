@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import dataloader
 
-from public.datasets import classification_transforms, loader, transforms
+from public.datasets import classification_transforms, transforms, workers
 from public.training import ema, loop, reduce, run_folder
 from public.training.checkpoint import digest, load_checkpoint
 from tests.classification_experiments import TinyClassification
@@ -211,7 +211,7 @@ def _forget_ema_count() -> None:
 
 
 def _draw_globally() -> None:
-    loader._replace_global_draws = list
+    workers._replace_global_draws = list
     flip = transforms.RandomFlip.__call__
 
     def from_the_global_generator(self, sample, rng):

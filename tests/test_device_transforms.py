@@ -20,8 +20,9 @@ from public.datasets.classification_transforms import (
 )
 from public.datasets.device_transforms import IN_BATCHES, DeviceLoader, transform_batch
 from public.datasets.image_folder import ImageFolder
-from public.datasets.loader import EvalBatches, TrainBatches, forbid_global_random
+from public.datasets.loader import EvalBatches, TrainBatches
 from public.datasets.mixing import CutMix, MixupOrCutMix
+from public.datasets.workers import forbid_global_random
 from tests.tiny_cifar import tiny_images, tiny_set, write_class_folders
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]

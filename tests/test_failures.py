@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -209,12 +210,13 @@ def kill_a_worker_after(step: int) -> None:
 
 
 def test_a_loader_worker_that_dies(whole, fresh):
-    log = train(fresh, "--num_workers", "2", change=kill_a_worker_after, change_args=(4,), status=1)
+    """Batches that were ready are still trained on; one batch ahead a worker, so that some never were."""
+    flags = ("--num_workers", "2", "--prefetch_factor", "1")
+    log = train(fresh, *flags, change=kill_a_worker_after, change_args=(4,), status=1)
     line = error_line(log)
-    assert "DataLoader worker (pid" in line
-    assert "killed by signal: Killed" in line
+    assert re.search(r"a loader worker has died: process \d+ was killed by SIGKILL", line)
     assert "--num_workers" in line
-    assert "saved: step 3 (training)" in line
+    assert re.search(r"saved: step [36] \(training\)", line)
     goes_on_to_the_same_end(whole, fresh)
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 import pickle
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -18,7 +20,6 @@ from public.datasets.loader import (
     EvaluationDataset,
     TrainBatches,
     collate,
-    forbid_global_random,
     load_readable_sample,
     load_sample,
     make_loader,
@@ -33,6 +34,7 @@ from public.datasets.transforms import (
     Resize,
 )
 from public.datasets.voc import Voc
+from public.datasets.workers import DeadWorkerError, forbid_global_random
 from public.input import ImageError, InputSpec, to_image
 from public.random_streams import stream
 from tests.experiments import TinyExperiment
@@ -469,3 +471,51 @@ def test_a_run_that_skips_lists_what_it_skipped_and_repeats_its_bits(tmp_path):
         assert "1 pictures could not be used; their objects count as not found" in log
         digests.append(experiment.digests(run))
     assert digests[0] == digests[1]
+
+
+# ---------------------------------------------------------------------------------------------- workers that die
+
+
+class _Ends:
+    """Ten numbers; the worker that is asked for number 5 ends as `end` says."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, key):
+        if key.index == 5:
+            self.end()
+        return key.index
+
+
+def _kill_self():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise_image_error():
+    raise ImageError("a.jpg: missing")
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "text"),
+    [
+        (_kill_self, DeadWorkerError, r"process \d+ was killed by SIGKILL"),
+        (functools.partial(os._exit, 3), DeadWorkerError, r"process \d+ ended with exit code 3"),
+        (_raise_image_error, ImageError, r"a\.jpg: missing"),
+    ],
+)
+def test_a_dead_worker_is_told_of_where_its_batch_is_missed(end, error, text):
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = EvalBatches(num_images=10, batch_size=1, rank=0, world_size=1)
+    loader = make_loader(
+        _Ends(end), batches, num_workers=2, prefetch_factor=1, pin_memory=False, collate_fn=lambda samples: samples[0]
+    )
+    seen = []
+    with pytest.raises(error, match=text):
+        seen.extend(loader)
+    assert seen == [0, 1, 2, 3, 4]
+    assert next(iter(loader)) == 0  # by new workers
+    assert signal.getsignal(signal.SIGCHLD) == before  # else a death would raise in any line of the program

@@ -1,28 +1,23 @@
 """From annotations to batches: data sets, the two batch samplers, the data loader.
 
 The samplers hand out `SampleKey`s, from which every random number of a sample follows, so the number of workers, their
-speed and a restart change no bit.  Python's and numpy's global generators raise inside workers.
+speed and a restart change no bit.  What the workers may do, and what happens when one dies: `workers`.
 
 B images of a batch, N objects of an image.
 """
 
-import contextlib
-import os
-import random
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from public.datasets.annotations import Annotations
 from public.datasets.sample import Sample, SampleKey
 from public.datasets.transforms import apply_batch_transforms, apply_transforms
+from public.datasets.workers import WatchedLoader, start_worker
 from public.input import Geometry, ImageError, InputSpec, prepare, read_image
 from public.random_streams import stream
 
@@ -338,7 +333,7 @@ def make_loader(
     prefetch_factor: int,
     pin_memory: bool,
     collate_fn=collate,
-) -> DataLoader:
+) -> WatchedLoader:
     """A torch DataLoader of `DetectionBatch`es, or what else `collate_fn` makes, that draws from no global generator.
 
     Args:
@@ -346,83 +341,16 @@ def make_loader(
         prefetch_factor: batches that each worker prepares ahead; without workers it has no effect.
         pin_memory: copy batches into page-locked memory, from which a GPU can fetch them without waiting.
     """
-    return DataLoader(
+    return WatchedLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # the loader numbers its workers from it; none of our streams does
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
         # forked workers know the classes of an experiment's own folder, which others could not import
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
-
-
-def _start_worker(worker: int) -> None:
-    """One thread, no global generator, no signals but its parent's: what every loader worker begins with."""
-    _listen_to_the_parent_only()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    _replace_global_draws()
-
-
-def _listen_to_the_parent_only() -> None:
-    """Leaves Ctrl-C, and a SIGTERM that comes from elsewhere, to the parent.
-
-    A terminal sends them to the workers as well, and so do schedulers; the run still needs its workers for the step it is
-    in, and ends them itself.  Only a thread that waits for a signal learns who has sent it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_the_parent_says_so(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-@contextlib.contextmanager
-def forbid_global_random():
-    """Within it, drawing from Python's or numpy's global generator raises RuntimeError."""
-    originals = _replace_global_draws()
-    try:
-        yield
-    finally:
-        for module, name, function in originals:
-            setattr(module, name, function)
-
-
-def _replace_global_draws():
-    """Makes every function that draws from a global generator raise; returns the originals (module, name, function)."""
-    generators = {random: random._inst, np.random: np.random.mtrand._rand}
-    not_draws = ("seed", "getstate", "setstate", "get_state", "set_state")
-    originals = [
-        (module, name, function)
-        for module, generator in generators.items()
-        for name, function in vars(module).items()
-        if getattr(function, "__self__", None) is generator and name not in not_draws
-    ]
-    # Two names of numpy are plain functions around its generator.
-    originals += [(np.random, name, getattr(np.random, name)) for name in ("ranf", "sample")]
-    for module, name, _ in originals:
-        setattr(module, name, _Forbidden(f"{module.__name__}.{name}"))
-    return originals
-
-
-class _Forbidden:
-    def __init__(self, name: str):
-        self.name = name
-
-    def __call__(self, *args, **kwargs):
-        raise RuntimeError(
-            f"{self.name} draws from a global generator, which workers and restarts do not repeat; "
-            "take a stream of public.random_streams"
-        )

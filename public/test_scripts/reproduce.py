@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from public import collectives, command_line
-from public.datasets.loader import forbid_global_random
+from public.datasets.workers import forbid_global_random
 from public.experiment import Experiment, load_experiment
 from public.test_scripts import cli
 from public.training import chain, processes

@@ -10,10 +10,11 @@ import traceback
 from pathlib import Path
 
 from public import collectives
+from public.datasets.workers import DeadWorkerError
 from public.training.determinism import NondeterministicError
 from public.training.guards import NonFiniteLossError, OutOfMemoryError
 
-EXPECTED = (OSError, ValueError, NonFiniteLossError, OutOfMemoryError, NondeterministicError)
+EXPECTED = (OSError, ValueError, DeadWorkerError, NonFiniteLossError, OutOfMemoryError, NondeterministicError)
 
 
 def cause(error: Exception) -> str | None:
@@ -22,8 +23,6 @@ def cause(error: Exception) -> str | None:
     An error of a loader worker arrives with the worker's traceback in its text, of which only the message is taken.
     """
     text = str(error).strip()
-    if type(error) is RuntimeError and text.startswith("DataLoader worker"):
-        return f"{text.splitlines()[0].strip()} (a loader worker; memory may have run out: --num_workers takes fewer)"
     if not isinstance(error, EXPECTED):
         return None
     if text.startswith("Caught ") and "DataLoader worker process" in text:

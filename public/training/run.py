@@ -11,7 +11,7 @@ import torch
 
 from public import collectives, command_line, random_streams
 from public.config import TrainingConfig, replace
-from public.datasets.loader import forbid_global_random
+from public.datasets.workers import forbid_global_random
 from public.experiment import Experiment, find_data_root, load_experiment
 from public.training import failures, manifest, processes
 from public.training.checkpoint import digest, has_checkpoint
