@@ -1,25 +1,20 @@
 """A trained image classifier, ready to use: from a checkpoint to the names of what is in an image."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import ResNet50_Weights
 
 from public.classification_input import ClassificationInput, prepare_crop
 from public.config import thaw
 from public.evaluation.topk import TOP, best_classes
 from public.input import normalise, read_image
 from public.models import create_model
-from public.models.backbones import IMAGENET_CLASSES
 from public.trained import build_trained, recorded_settings
 from public.training.checkpoint import load_checkpoint
 from public.training.processes import choose_device
-
-WORDNET_NUMBER = re.compile(r"n\d{8}")  # the name of a class folder of ImageNet
 
 
 class TrainedClassifier:
@@ -73,14 +68,6 @@ class TrainedClassifier:
             {"labels": own.numpy(), "scores": shares.numpy(), "names": [self.class_names[label] for label in own]}
             for own, shares in zip(labels.cpu(), scores.float().cpu())
         ]
-
-
-def readable_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names to print: beside the numbers of ImageNet's 1000 class folders, n01440764 and so on, the words for them."""
-    if len(class_names) != IMAGENET_CLASSES or not all(map(WORDNET_NUMBER.fullmatch, class_names)):
-        return class_names
-    words = dict(zip(sorted(class_names), ResNet50_Weights.IMAGENET1K_V1.meta["categories"]))
-    return tuple(f"{name} {words[name]}" for name in class_names)
 
 
 def is_classifier(checkpoint: dict) -> bool:

@@ -198,6 +198,9 @@ def test_dropout_and_drop_path_act_or_are_refused(name):
             with pytest.raises(ValueError, match="drop_path"):
                 create_model(name, drop_path=0.5)
             return
+        for rate in (-0.1, 1.0, 1.5):
+            with pytest.raises(ValueError, match=f"drop_path={rate}: a probability, at least 0 and below 1"):
+                create_model(name, drop_path=rate)
         changed = create_model(name, drop_path=0.5)
     rates = [module.p for module in changed.modules() if isinstance(module, StochasticDepth)]
     acting = [rate for rate in rates if rate > 0]  # a block without a shortcut has none

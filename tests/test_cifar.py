@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import struct
 import tarfile
 
@@ -16,6 +17,7 @@ from public.datasets.cifar_writer import rows_of, write_cifar100_part, write_pic
 from public.datasets.download import Archive
 from public.datasets.download_cifar import ARCHIVES, CifarArchive
 from public.datasets.drawn_cifar import DRAWN_CLASSES, draw_cifar, draw_picture
+from public.experiment import REPOSITORY
 from public.random_streams import stream
 from public.test_scripts import download_cifar as command
 from tests.test_download import server  # noqa: F401, a fixture
@@ -142,7 +144,7 @@ def test_an_official_name_has_to_have_the_official_counts(tmp_path):
     write_cifar100(tmp_path / "cifar-100-python")
     with pytest.raises(ValueError, match=r"train has 20 images of 4 classes, .* has 50000 of 100"):
         Cifar(archive="cifar-100-python", split="train").read(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no folder .*download_cifar"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*download_cifar --classes 100`"):
         Cifar(archive="nowhere", split="train").read(tmp_path)
     with pytest.raises(ValueError, match="'val', has to be 'train' or 'test'"):
         Cifar(archive="cifar-100-python", split="val")
@@ -323,6 +325,23 @@ def test_the_known_archives():
     assert [len(bytes.fromhex(known.archive.sha256)) for known in ARCHIVES.values()] == [32, 32]
     assert set(known.folder for known in ARCHIVES.values()) == set(cifar.OFFICIAL)
     assert [known.archive.name for known in ARCHIVES.values()] == [CIFAR10.filename, CIFAR100.filename]
+
+
+def test_the_cards_name_commands_that_are_accepted(tmp_path, monkeypatch):
+    """Cards, readme and the message on a missing folder; each fetches the set that is needed."""
+    texts = [path.read_text() for path in (REPOSITORY / "cifar100_experiments").glob("*/config.py")]
+    texts += [(REPOSITORY / "cifar100_experiments" / "README.md").read_text(), (REPOSITORY / "README.md").read_text()]
+    for folder in ("cifar-100-python", "cifar-10-batches-py"):
+        with pytest.raises(FileNotFoundError) as caught:
+            Cifar(archive=folder, split="train").read(tmp_path)
+        texts.append(str(caught.value))
+    commands = [found for text in texts for found in re.findall(r"public\.test_scripts\.(download_cifar[ \w-]*)", text)]
+    parsed = []
+    monkeypatch.setattr(command.cli, "call", lambda function, arguments: parsed.append(arguments.classes))
+    for words in commands:
+        monkeypatch.setattr("sys.argv", words.removesuffix(" makes it").split())
+        command.main()
+    assert parsed == [[100]] * 6 + [[10, 100], [100], [10]]
 
 
 def test_the_command(tmp_path, small_archive, monkeypatch, capsys):

@@ -223,6 +223,18 @@ def test_a_corrupt_picture_is_named_or_skipped_and_counts_as_wrong(whole, folder
 # ---------------------------------------------------------------------------------------------- what is left behind
 
 
+def test_the_pictures_of_predictions_are_taken_evenly(whole, folders, tmp_path, monkeypatch):
+    """The first images of class folders are all of one class."""
+    task = task_of(whole, num_pictures=4, **folders)
+    task.evaluate(load_experiment(whole.folder).config.classifier.build_model())
+    positions = []
+    monkeypatch.setattr(task, "prediction_lines", lambda position: positions.append(position) or ["", ""])
+    task.draw_predictions(tmp_path)
+    assert positions == [0, 6, 12, 18]
+    assert len({int(task.data("val").labels[position]) for position in positions}) == 4
+    assert (tmp_path / "predictions.jpg").is_file()
+
+
 def test_the_run_has_pictures_curves_and_losses(whole):
     (run,) = whole.runs
     assert {p.name for p in (run / "pictures").iterdir()} == {"train_batch_0.jpg", "predictions.jpg"}

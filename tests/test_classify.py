@@ -13,6 +13,8 @@ import torch
 import public
 from public import classifier
 from public.classification_input import prepare_crop
+from public.datasets.drawn_cifar import DRAWN_CLASSES
+from public.datasets.imagenet_names import readable_names
 from public.experiment import load_experiment
 from public.input import normalise
 from public.test_scripts import analyze_logs, benchmark, check_dataset, classify, compare, evaluate, flops, show_data
@@ -222,7 +224,10 @@ def test_the_page_shows_what_training_sees(trained, monkeypatch, tmp_path):
     assert np.array_equal(one[0].image, shown[17].image)
     assert (tmp_path / "page.png").is_file()
     val = show_data.show(parsed(show_data, monkeypatch, *words, "--split", "val", "--num_images", "2"))
-    assert [item.text for item in val] == ["plain_circle", "striped_circle"]
+    assert [item.index for item in val] == [0, NUM_VAL // 2], (
+        "evenly: the first of a set of class folders are of one class"
+    )
+    assert [item.text for item in val] == ["plain_circle", DRAWN_CLASSES[NUM_VAL // 2 % 12]]
 
 
 def test_the_check_counts_classes_and_finds_what_splits_share(trained, monkeypatch, tmp_path):
@@ -241,10 +246,10 @@ def test_the_check_counts_classes_and_finds_what_splits_share(trained, monkeypat
 
 def test_the_numbers_of_imagenets_folders_have_words():
     numbers = tuple(f"n{10000000 + i}" for i in range(1000))
-    names = classifier.readable_names(numbers[::-1])
+    names = readable_names(numbers[::-1])
     assert (names[-1], names[0]) == ("n10000000 tench", "n10000999 toilet tissue")
     for others in (numbers[:999], ("cat", *numbers[1:])):
-        assert classifier.readable_names(others) == others, "another set keeps its names"
+        assert readable_names(others) == others, "another set keeps its names"
 
 
 @pytest.mark.slow

@@ -78,6 +78,18 @@ def test_imagenet_classes_have_their_names(tmp_path):
     assert any(line.startswith("class names: ImageNet's 1000") for line in lines)
 
 
+@pytest.mark.parametrize("num_classes", [20, 80])
+def test_other_numbers_of_classes_have_no_names_of_their_own(tmp_path, theirs, num_classes):
+    """Twenty kinds of flowers are not VOC's twenty objects."""
+    checkpoint, lines = converted(tmp_path, theirs.state_dict(), num_classes=num_classes)
+    assert checkpoint["class_names"] == [f"class_{label}" for label in range(num_classes)]
+    assert any(f"class_0 .. class_{num_classes - 1}, since none are known" in line for line in lines)
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"flower {label}\n" for label in range(num_classes)))
+    checkpoint, _ = converted(tmp_path, theirs.state_dict(), num_classes=num_classes, names_file=names)
+    assert checkpoint["class_names"] == names.read_text().splitlines()
+
+
 def test_another_number_of_classes_keeps_all_but_the_last_layer(tmp_path, theirs):
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\nowl\n")
@@ -116,6 +128,18 @@ def test_older_files_lack_counters_and_training_programs_wrap_the_weights(tmp_pa
     assert "  epoch: beside the weights" in lines
     whole, _ = converted(tmp_path, theirs.state_dict())
     assert checkpoint["model"].keys() == whole["model"].keys()
+
+
+def test_names_of_parallel_training_are_taken(tmp_path, theirs):
+    """DataParallel puts `module.` before each name; where only some have it, the file is another network's."""
+    plain, _ = converted(tmp_path, theirs.state_dict())
+    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    checkpoint, lines = converted(tmp_path, {"state_dict": state})
+    assert all(torch.equal(value, checkpoint["model"][name]) for name, value in plain["model"].items())
+    assert any(line.startswith("every name began with 'module.'") for line in lines)
+    (tmp_path / "ours.pth").unlink()
+    state["conv1.weight"] = state.pop("module.conv1.weight")
+    refused(tmp_path, state, match="'module.bn1.weight' belongs to no")
 
 
 def test_narrow_numbers_are_widened_and_reported(tmp_path, theirs):
@@ -199,7 +223,19 @@ def test_files_that_do_not_fit(tmp_path, theirs):
 
 def test_files_that_are_no_weights(tmp_path, theirs):
     refused(tmp_path, {"epoch": 1}, match="holds no state dict")
-    refused(tmp_path, theirs, match="no file of weights that can be read safely")  # a whole module is code
+    refused(tmp_path, theirs, match=r"holds code, torchvision.models.resnet.ResNet; .*torch.save\(model.state_dict")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    torch.save(theirs.state_dict(), tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:1000])
+    for name, reason in (("page", "damaged, or torch.save has not written it"), ("cut", "failed reading zip archive")):
+        with pytest.raises(ValueError, match=f"{name}.pth is no file of weights .*{reason}") as caught:
+            convert(
+                source="timm",
+                model_name="resnet18",
+                file=tmp_path / f"{name}.pth",
+                output=tmp_path / "ours.pth",
+            )
+        assert "weights_only" not in str(caught.value), "no advice to execute a file that is not trusted"
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         convert(source="timm", model_name="resnet18", file=tmp_path / "nothing.pth", output=tmp_path / "ours.pth")
     refused(

@@ -200,6 +200,14 @@ def test_reset_classifier_changes_the_last_layer_alone():
     assert all("running" in name or "num_batches" in name for name in changed if name.startswith("backbone."))
 
 
+def test_reset_classifier_refuses_what_is_no_number_of_classes():
+    model = create_model("shufflenetv2_x0_5", num_classes=3)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"num_classes = {number}"):
+            model.reset_classifier(number)
+    assert (model.num_classes, model.fc.out_features) == (3, 3)
+
+
 @pytest.mark.parametrize(
     "name", ["resnet18", "yolov5_n", "csp_darknet_nano", "shufflenetv2_x0_5", "repvgg_a0", "cspresnet_xs", "rexnet_100"]
 )
@@ -315,7 +323,16 @@ def test_a_classifiers_weights_start_a_detector_with_the_same_backbone(tmp_path)
         ({"name": "resnet18", "backbone": "resnet50"}, "resnet18 is a backbone itself"),
         ({"name": "resnet18", "out_strides": (8,)}, "belongs to features_only=True"),
         ({"name": "resnet18", "features_only": True, "out_strides": (8, 64)}, r"stride \[64\] can be had"),
+        (
+            {"name": "resnet18", "features_only": True, "out_strides": (8, 8)},
+            r"out_strides=\(8, 8\): .* each once; .*4, 8, 16, 32",
+        ),
+        ({"name": "resnet18", "features_only": True, "out_strides": ()}, "name at least one stride"),
         ({"name": "resnet18", "in_chans": 0}, "in_chans = 0"),
+        ({"name": "resnet18", "num_classes": 0}, r"num_classes = 0: .*features_only=True"),
+        ({"name": "efficientnet_b0", "num_classes": -1}, "num_classes = -1"),
+        ({"name": "rexnet_100", "num_classes": "10"}, "num_classes = '10'"),
+        ({"name": NAME, "num_classes": 0}, "num_classes = 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):
@@ -324,5 +341,13 @@ def test_what_does_not_go_together_is_refused(arguments, message):
 
 
 def test_unknown_keyword_of_a_classifier_is_an_error():
-    with pytest.raises(TypeError, match="dropuot"):
+    with pytest.raises(TypeError, match="resnet18 takes no keyword 'dropuot'; did you mean dropout"):
         create_model("resnet18", dropuot=0.5)
+    with pytest.raises(TypeError, match=r"rexnet_100 takes no keyword 'drop_rate'; did you mean .*drop_path"):
+        create_model("rexnet_100", drop_rate=0.1)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_pretrained_names_a_checkpoint(pretrained):
+    with pytest.raises(TypeError, match=r"Name a checkpoint, such as python -m public\.weights\.convert makes"):
+        create_model("resnet18", pretrained=pretrained)

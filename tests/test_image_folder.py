@@ -14,6 +14,7 @@ from public.classification_input import ClassificationInput, prepare_crop
 from public.datasets.classification_loader import EvaluationPictures, TrainingPictures, make_classification_loader
 from public.datasets.classification_transforms import RandomResizedCrop
 from public.datasets.image_folder import ImageFolder
+from public.datasets.imagenet_names import NUM_CLASSES, imagenet_words
 from public.datasets.loader import EvalBatches, TrainBatches
 from public.datasets.sample import SampleKey
 from public.input import ImageError, normalise
@@ -57,6 +58,8 @@ def test_named_classes_give_the_order_and_leave_others_out(tmp_path):
         read(tmp_path, classes=("n000", "n009"))
     with pytest.raises(ValueError, match="num_classes is 3, but classes names 2"):
         read(tmp_path, classes=("n000", "n001"), num_classes=3)
+    with pytest.raises(ValueError, match="classes names no class"):
+        read(tmp_path, classes=())
 
 
 def test_the_recipes_number_of_classes_is_demanded(tmp_path):
@@ -64,10 +67,46 @@ def test_the_recipes_number_of_classes_is_demanded(tmp_path):
     assert len(read(tmp_path, num_classes=3)) == 6
     with pytest.raises(ValueError, match="has 3 class folders, num_classes is 1000"):
         read(tmp_path, num_classes=1000)
-    with pytest.raises(ValueError, match="has to agree with"):
+    with pytest.raises(ValueError, match=r"lacks 0 \[\] and has 1 others \['n002'\]"):
         read(tmp_path, class_names=("n000", "n001"))
+    with pytest.raises(ValueError, match=r"has 3 class folders.* agree with 4 classes.* lacks 1 \['m'\] and has 0 oth"):
+        read(tmp_path, class_names=("n000", "n001", "n002", "m"))
     with pytest.raises(FileNotFoundError, match=r"no folder .*val"):
         read(tmp_path, folder="val")
+
+
+def test_a_set_follows_the_numbers_of_the_names_it_has_to_agree_with(tmp_path):
+    """The weights number n002 as 0: so does the set that they are evaluated on."""
+    write_class_folders(tmp_path / "train")
+    found = read(tmp_path, class_names=("n002", "n000", "n001"))
+    assert found.class_names == ("n002", "n000", "n001")
+    assert [found.class_names[label] for label in found.labels] == [found.image_id(i)[:4] for i in range(6)]
+
+
+def test_imagenets_words_agree_with_its_folders(tmp_path):
+    """Converted weights call the 1000 classes by words, a set by folders; sorted, these have the order of the words."""
+    names = [f"n{1000 + 3 * k:08d}" for k in range(NUM_CLASSES)]
+    for name in names:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "a.jpg").touch()  # listed, not read
+    found = read(tmp_path, imagenet_words(), num_classes=NUM_CLASSES)
+    assert found.class_names == tuple(names)
+    assert found.labels.tolist() == list(range(NUM_CLASSES))
+    with pytest.raises(ValueError, match=r"lacks 1000 .* and has 1000 others"):
+        read(tmp_path, imagenet_words()[::-1])
+    (tmp_path / "train" / names[7]).rename(tmp_path / "train" / "cat")
+    with pytest.raises(ValueError, match=r"lacks 1000 .* and has 1000 others") as caught:
+        read(tmp_path, imagenet_words())
+    assert len(str(caught.value)) < 600, "a thousand names are no message"
+
+
+def test_pictures_outside_of_class_folders_are_counted(tmp_path):
+    write_class_folders(tmp_path / "train")
+    for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.jpg"):
+        (tmp_path / "train" / name).touch()
+    assert read(tmp_path).summary().endswith(", 2 pictures outside of class folders left out")
+    with pytest.raises(FileNotFoundError, match="n001 holds no class folders, but 2 pictures"):
+        read(tmp_path, folder="train/n001")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Paper: Deep Residual Learning for Image Recognition, arXiv 1512.03385. The form for small images: a 3x3 stem of stride
     1 and no pooling, 11,220,132 parameters.
-Data: cifar-100-python under the data root; python -m public.test_scripts.download_cifar makes it.
+Data: cifar-100-python under the data root; python -m public.test_scripts.download_cifar --classes 100 makes it.
 Command: python train.py --data_root <folder that holds cifar-100-python/>
 Hardware: the original: one GPU.
 Expected: top-1 error 21.59 % on the test set, published by SimpleAICV_pytorch_training_examples (commit d25e887): its

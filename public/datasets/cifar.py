@@ -120,8 +120,9 @@ def find_layout(folder: Path) -> Layout:
         FileNotFoundError: the folder is missing, or has neither file.
     """
     if not folder.is_dir():
+        known = 10 if folder.name == "cifar-10-batches-py" else 100
         raise FileNotFoundError(
-            f"there is no folder {folder}; `python -m public.test_scripts.download_cifar` makes CIFAR's, "
+            f"there is no folder {folder}; `python -m public.test_scripts.download_cifar --classes {known}` makes CIFAR's, "
             "`python -m public.datasets.drawn_cifar` the drawn one"
         )
     for layout in LAYOUTS:

@@ -116,8 +116,12 @@ class ClassificationSet:
             raise ValueError(f"{self.description}: cannot be limited to {num_images} images, at least 1 is needed")
         if num_images >= len(self):
             return self
-        indices = np.arange(num_images) * len(self) // num_images
-        return self.take(indices, f"{num_images} images, evenly from {self.description}")
+        return self.take(self.evenly(num_images), f"{num_images} images, evenly from {self.description}")
+
+    def evenly(self, num_images: int) -> np.ndarray:
+        """Positions of `num_images` pictures at even distances, or of all if there are fewer, rising."""
+        count = min(num_images, len(self))
+        return np.arange(count) * len(self) // max(count, 1)
 
     def fingerprint(self, *, allow_missing: bool = False) -> str:
         """SHA-256 (hex) of the labels, the names and the pixels, or of the sizes of the files instead of the pixels.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from public.datasets.annotations import agree_on_classes
 from public.datasets.classification_set import ClassificationSet
+from public.datasets.imagenet_names import are_folder_names, imagenet_words
 from public.datasets.voc import PICTURE_EXTENSIONS
 
 
@@ -29,6 +30,8 @@ class ImageFolder:
     num_classes: int | None
 
     def __post_init__(self):
+        if self.classes is not None and not self.classes:
+            raise ValueError("ImageFolder.classes names no class; None takes all class folders")
         if self.classes is not None and self.num_classes not in (None, len(self.classes)):
             raise ValueError(
                 f"ImageFolder.num_classes is {self.num_classes}, but classes names {len(self.classes)}; make them agree"
@@ -41,25 +44,26 @@ class ImageFolder:
 
         Args:
             data_root: the folder that `folder` starts from.
-            class_names: the classes that this set has to agree with, for instance those of the training set.
+            class_names: the classes that this set has to agree with, for instance those of the training set.  ImageNet's
+                1000 words, by which converted weights call their classes, agree with its 1000 class folders.
 
         Raises:
             FileNotFoundError: the folder, or that of a class, is missing.
-            ValueError: there are more or fewer classes than `num_classes`, a class has no picture, or its folder holds
-                something else than pictures.
+            ValueError: there are more or fewer classes than `num_classes`, others than `class_names`, a class has no
+                picture, or its folder holds something else than pictures.
         """
         root = Path(data_root) / self.folder
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}, which has to hold a folder of pictures for each class")
-        found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        found, num_loose = _look(root)
         if self.classes is None and self.num_classes not in (None, len(found)):
             raise ValueError(
                 f"{root} has {len(found)} class folders, num_classes is {self.num_classes}: restore the folders that are "
                 "missing, or change num_classes"
             )
-        classes = agree_on_classes(self.classes or tuple(found), class_names, str(root))
+        classes = self._classes(root, found, class_names)
         missing = [name for name in classes if name not in set(found)]
-        if missing or not classes:
+        if missing:
             raise FileNotFoundError(
                 f"{root} lacks {len(missing)} of {len(classes)} class folders, the first is {missing[:1]}; it has {found[:5]}"
             )
@@ -68,7 +72,7 @@ class ImageFolder:
             pictures = _pictures(root / name)
             names += [f"{name}/{picture}" for picture in pictures]
             labels += [label] * len(pictures)
-        num_left_out = len(found) - len(classes)
+        notes = {"other class folders": len(found) - len(classes), "pictures outside of class folders": num_loose}
         return ClassificationSet(
             images=None,
             image_root=os.fspath(root),
@@ -76,14 +80,45 @@ class ImageFolder:
             class_names=classes,
             image_ids=names,
             description=f"class folders {self.folder}",
-            notes=[f"{num_left_out} other class folders left out"] if num_left_out else [],
+            notes=[f"{count} {what} left out" for what, count in notes.items() if count],
         )
+
+    def _classes(self, root, found, class_names):
+        """The names of the classes in label order, once it is clear that all who have a say in them agree."""
+        if class_names is not None and are_folder_names(found) and tuple(class_names) == imagenet_words():
+            class_names = None  # the same classes: a word has the number of its folder
+        if self.classes is not None or class_names is None:
+            return agree_on_classes(self.classes or tuple(found), class_names, str(root))
+        lacking, other = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
+        if lacking or other:
+            raise ValueError(
+                f"{root} has {len(found)} class folders, but has to agree with {len(class_names)} classes, those of the "
+                f"training set or of the weights: it lacks {len(lacking)} {lacking[:3]} and has {len(other)} others "
+                f"{other[:3]}"
+            )
+        return tuple(class_names)
+
+
+def _look(root):
+    """The sorted names of the class folders in `root`, and how many pictures lie beside them."""
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    found = sorted(entry.name for entry in entries if entry.is_dir())
+    num_loose = sum(_is_picture(entry.name) for entry in entries if not entry.is_dir())
+    if not found:
+        raise FileNotFoundError(
+            f"{root} holds no class folders, but {num_loose} pictures; put each picture into the folder of its class"
+        )
+    return found, num_loose
+
+
+def _is_picture(name):
+    return os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS
 
 
 def _pictures(folder):
     """The sorted names of the pictures in the folder of a class."""
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    strange = [name for name in names if os.path.splitext(name)[1].lower() not in PICTURE_EXTENSIONS]
+    strange = [name for name in names if not _is_picture(name)]
     if strange:
         raise ValueError(
             f"{folder / strange[0]} is no picture ({', '.join(PICTURE_EXTENSIONS)}), and the folder of a class holds "

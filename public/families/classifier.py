@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from public.losses.cross_entropy import CrossEntropyLoss
-from public.models.backbones import family_of
+from public.models.backbones import build
 from public.models.classifier import Classifier
 
 
@@ -30,7 +30,7 @@ class ImageClassifier:
             ValueError: an unknown network, with the nearest names; a value that the family refuses.
             TypeError: an option that the family does not know.
         """
-        return family_of(self.network).build(
+        return build(
             self.network,
             num_classes=self.num_classes,
             in_chans=self.in_chans,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from public.models.backbones import NETWORKS, family_of, published_classes
-from public.models.classifier import Backbone, Classifier
+from public.models.backbones import NETWORKS, build, published_classes
+from public.models.classifier import Backbone, Classifier, check_num_classes
 from public.models.input_channels import adapt_input_channels
 
 
@@ -27,7 +27,7 @@ def create_model(
     """A new network with the published settings called `name`, in train mode: a detector or a classifier.
 
     Args:
-        num_classes: None: the published number.
+        num_classes: at least 1; None: the published number.
         pretrained: a checkpoint of this project (a run's, or one that `public.weights.convert` wrote) to take the
             weights from.  Whatever it does not give, such as the class layers where the numbers of classes differ, or all
             but the backbone where it holds nothing else, is reported by a warning and keeps its initial values.  None:
@@ -45,13 +45,21 @@ def create_model(
             taken from there.
 
     Raises:
-        ValueError: an unknown name; a stride that the backbone has not; arguments that the network has no use for; a
-            checkpoint that does not fit, naming a parameter and both shapes, or a keyword and both values.
-        TypeError: an unknown field or keyword.
+        ValueError: an unknown name; fewer classes than 1; a stride that the backbone has not; arguments that the network
+            has no use for; a checkpoint that does not fit, naming a parameter and both shapes, or a keyword and both
+            values.
+        TypeError: an unknown field or keyword; a `pretrained` that names no checkpoint.
         FileNotFoundError: there is no such checkpoint.
     """
     if in_chans < 1:
         raise ValueError(f"in_chans = {in_chans}: images have at least one channel")
+    if num_classes is not None:
+        check_num_classes(num_classes)
+    if isinstance(pretrained, bool):
+        raise TypeError(
+            f"pretrained={pretrained}: nothing is downloaded here.  Name a checkpoint, such as python -m "
+            "public.weights.convert makes of released weights (pretrained/README.md), or leave it out for initial values"
+        )
     if out_strides is not None and not features_only:
         raise ValueError(f"out_strides={out_strides} belongs to features_only=True")
     if name in NETWORKS:
@@ -91,7 +99,7 @@ def _detector(
     if backbone is None:
         return settings.build_model(in_chans=in_chans)
     if isinstance(backbone, str):
-        backbone = _build(backbone, in_chans=in_chans, num_classes=1).backbone
+        backbone = build(backbone, in_chans=in_chans, num_classes=1).backbone
     return settings.build_model(in_chans=in_chans, backbone=backbone)
 
 
@@ -107,11 +115,7 @@ def _classifier(
                 "keyword out, or train from initial values"
             )
     num_classes = published_classes(name) if num_classes is None else num_classes
-    return _build(name, num_classes=num_classes, in_chans=in_chans, **(needed | changes))
-
-
-def _build(name: str, **keywords) -> Classifier:
-    return family_of(name).build(name, **keywords)
+    return build(name, num_classes=num_classes, in_chans=in_chans, **(needed | changes))
 
 
 def _keywords_of(path: Path) -> dict[str, object]:

@@ -9,9 +9,35 @@ Legend: B batch, C channels, H W height and width, F features, K classes.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
+
+
+def check_num_classes(num_classes: int) -> int:
+    """`num_classes`, if a classifier can have so many.
+
+    Raises:
+        ValueError: it is no whole number, or less than 1.
+    """
+    if not isinstance(num_classes, Integral) or num_classes < 1:
+        raise ValueError(
+            f"num_classes = {num_classes!r}: a whole number, at least 1; for feature maps without a class layer write "
+            "create_model(..., features_only=True)"
+        )
+    return num_classes
+
+
+def check_drop_path(drop_path: float) -> float:
+    """`drop_path`, the rate of stochastic depth, if it is a probability and not a certainty.
+
+    Raises:
+        ValueError: it is not within [0, 1).
+    """
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path={drop_path}: a probability, at least 0 and below 1")
+    return drop_path
 
 
 class Backbone(nn.Module):
@@ -52,11 +78,16 @@ class Backbone(nn.Module):
         """Leaves the maps of `out_strides` only, and takes out the stages behind the last of them; returns itself.
 
         Raises:
-            ValueError: a stride that no stage has, naming those that there are.
+            ValueError: no stride at all, one twice, or one that no stage has, naming those that there are.
         """
         unknown = [stride for stride in out_strides if stride not in self.strides]
-        if unknown or not out_strides:
+        if unknown:
             raise ValueError(f"no feature map of stride {unknown} can be had; this backbone has strides {self.strides}")
+        if not out_strides or len(set(out_strides)) < len(out_strides):
+            raise ValueError(
+                f"out_strides={tuple(out_strides)}: name at least one stride, and each once; this backbone has strides "
+                f"{self.strides}"
+            )
         self.out_strides = tuple(sorted(out_strides))
         self.out_channels = tuple(self.channels[self.strides.index(stride)] for stride in self.out_strides)
         num_stages = self.strides.index(self.out_strides[-1]) + 1
@@ -90,12 +121,16 @@ class Classifier(nn.Module):
         num_features: F.
         num_classes: K.
         dropout: probability on the features, in training.
+
+    Raises:
+        ValueError: `num_classes` is less than 1, or `dropout` is no probability.
     """
 
     class_layers = ("fc.",)  # what another number of classes changes, by the beginning of its names
     training_only = ()  # children that `fuse` leaves out
 
     def __init__(self, *, backbone: Backbone, final: nn.Module, num_features: int, num_classes: int, dropout: float):
+        check_num_classes(num_classes)
         super().__init__()
         self.backbone = backbone
         self.input_layer = f"backbone.{backbone.input_layer}"  # the convolution that reads the images
@@ -106,8 +141,12 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(num_features, num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new last layer for another number of classes, with torch's initial values, on the same device."""
-        self.num_classes = num_classes
+        """A new last layer for another number of classes, with torch's initial values, on the same device.
+
+        Raises:
+            ValueError: `num_classes` is less than 1.
+        """
+        self.num_classes = check_num_classes(num_classes)
         self.fc = nn.Linear(self.num_features, num_classes, device=self.fc.weight.device, dtype=self.fc.weight.dtype)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

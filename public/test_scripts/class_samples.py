@@ -75,12 +75,12 @@ def _samples(task: ClassificationTask, epoch: int, indices: set[int] | None) -> 
 
 
 def evaluation_samples(task: ClassificationTask, num_images: int, indices: list[int] | None) -> list[ShownClass]:
-    """Images of the validation set as the evaluation prepares them: the first, or those of `indices`."""
+    """Images of the validation set as the evaluation prepares them: evenly from the set, or those of `indices`."""
     data = task.data("val")
     _check_indices(indices, len(data))
     dataset = task.evaluation_dataset("val")
     shown = []
-    for index in range(min(num_images, len(data))) if indices is None else dict.fromkeys(indices):
+    for index in data.evenly(num_images).tolist() if indices is None else dict.fromkeys(indices):
         sample = dataset[SampleKey(0, index // task.config.evaluation_batch_size, index)]
         shown.append(
             ShownClass(0, sample.key.batch, index, sample.image, task.class_names[sample.label], sample.skipped)

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from public.classifier import readable_names
+from public.datasets.imagenet_names import readable_names
 from public.evaluation.topk import TOP
 from public.files import write_whole
 from public.test_scripts import cli

@@ -169,10 +169,10 @@ class ClassificationTask(Task):
         return "\n".join(lines + skipped)
 
     def draw_predictions(self, folder: Path) -> None:
-        """Writes predictions.jpg: the first images of the evaluated split, each with its class and what was found."""
+        """Writes predictions.jpg: images evenly from the evaluated split, each with its class and what was found."""
         data: ClassificationSet = self.data(self.evaluated)
         pictures = []
-        for position in range(min(self.config.num_pictures, len(data))):
+        for position in data.evenly(self.config.num_pictures).tolist():
             try:
                 image = data.load_picture(position)
             except ImageError:

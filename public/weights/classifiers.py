@@ -5,13 +5,14 @@ another shape is an error.  Added, and reported, are the counters of torch's Bat
 """
 
 import hashlib
+import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torchvision.models import ResNet50_Weights
 
+from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.classifier import Classifier
 from public.random_streams import seed_torch
@@ -22,12 +23,14 @@ from public.weights.load import BACKBONE
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays, widen_tensors
 
+FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)")  # in what torch says of a pickle that it refuses
 SMALL_SIDE = 64  # images of at most so many pixels, such as CIFAR's, are taken whole
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm
 HASH_IN_NAME = re.compile(
     r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|tar)"
 )  # torch's model zoo ends names with the sum's beginning
 WRAPPERS = ("state_dict", "model")  # entries under which training programs keep the weights
+PARALLEL = "module."  # how DataParallel and DistributedDataParallel begin the name of every array
 
 
 @dataclass
@@ -127,8 +130,7 @@ def _read_torch(result: Conversion) -> None:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} is no file of weights that can be read safely: {reason}") from error
+        raise ValueError(f"{file} is no file of weights that can be read safely: {_reason(error)}") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             result.left_out |= {name: "beside the weights" for name in content if name != wrapper}
@@ -136,8 +138,22 @@ def _read_torch(result: Conversion) -> None:
             break
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
         raise ValueError(f"{file} holds no state dict, names with tensors")
+    if all(name.startswith(PARALLEL) for name in content):
+        content = {name.removeprefix(PARALLEL): value for name, value in content.items()}
+        result.notes.append(f"every name began with {PARALLEL!r}, which parallel training adds; it was taken off")
     result.theirs, lines = widen_tensors(content, file)
     result.notes += lines
+
+
+def _reason(error: Exception) -> str:
+    """Why torch refuses a file, in a line; of a file that holds code not its advice to execute it all the same."""
+    if found := FOREIGN_OBJECT.search(str(error)):
+        return (
+            f"it holds code, {found[1]}; where it comes from, save the state dict: torch.save(model.state_dict(), FILE)"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or torch.save has not written it; download it again"
+    return str(error).splitlines()[0].split(". ")[0]
 
 
 # ---------------------------------------------------------------------------------------------- the network
@@ -259,13 +275,19 @@ def input_card(model_name: str) -> dict[str, object]:
 
 
 def _class_names(num_classes: int, names_file: Path | None) -> tuple[tuple[str, ...], str]:
-    if names_file is None and num_classes == IMAGENET_CLASSES:
-        names = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-        return (
-            names,
-            "class names: ImageNet's 1000, as torchvision lists them, by their number (--class_names FILE gives others)",
+    """The file's; else ImageNet's for 1000 classes; else numbers: 20 or 80 classes need not be VOC's or COCO's."""
+    if names_file is not None:
+        return class_names(num_classes, names_file)
+    if num_classes == IMAGENET_CLASSES:
+        line = (
+            "class names: ImageNet's 1000, as torchvision lists them, by their number (--class_names FILE gives others)"
         )
-    return class_names(num_classes, names_file)
+        return imagenet_words(), line
+    names = tuple(f"class_{label}" for label in range(num_classes))
+    return (
+        names,
+        f"class names: class_0 .. class_{num_classes - 1}, since none are known (--class_names FILE gives them)",
+    )
 
 
 def _report(result: Conversion, output: Path) -> list[str]:

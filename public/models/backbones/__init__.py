@@ -1,5 +1,6 @@
 """Backbones, one file a family: each lists its networks in NETWORKS and builds them, as classifiers, by `build`."""
 
+import inspect
 from difflib import get_close_matches
 from types import ModuleType
 
@@ -18,6 +19,7 @@ from public.models.backbones import (
     vovnet,
     yolov5,
 )
+from public.models.classifier import Classifier
 
 FAMILIES: tuple[ModuleType, ...] = (
     csp_darknet,
@@ -55,6 +57,22 @@ def family_of(name: str) -> ModuleType:
         nearest = get_close_matches(name, NETWORKS, n=3) or sorted(NETWORKS)
         raise ValueError(f"no backbone is called {name!r}; did you mean {', '.join(nearest)}?")
     return NETWORKS[name]
+
+
+def build(name: str, **keywords) -> Classifier:
+    """The network called `name` by its family's `build`, which explains the keywords.
+
+    Raises:
+        ValueError: an unknown name, or a value that the family refuses.
+        TypeError: a keyword that the family does not take, with the nearest ones, or all where none is near.
+    """
+    family = family_of(name)
+    known = [keyword for keyword in inspect.signature(family.build).parameters if keyword != "name"]
+    for keyword in keywords:
+        if keyword not in known:
+            nearest = get_close_matches(keyword, known, n=3) or known
+            raise TypeError(f"{name} takes no keyword {keyword!r}; did you mean {', '.join(nearest)}?")
+    return family.build(name, **keywords)
 
 
 def published_classes(name: str) -> int:

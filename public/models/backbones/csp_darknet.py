@@ -190,14 +190,14 @@ def build(
 
     Args:
         dropout: on the features.
-        drop_path: of stochastic depth, rising linearly over the bottlenecks that have a shortcut.
+        drop_path: of stochastic depth, in [0, 1), rising linearly over the bottlenecks that have a shortcut.
         zero_init: the last BatchNorm of each of these starts at 0.
         use_focus: see `build_backbone`.
         activation: a name of `public.models.layers`.
         bn_eps, bn_momentum: of every BatchNorm; YOLOX's.
 
     Raises:
-        ValueError: `zero_init` with an activation that has no gradient at 0.
+        ValueError: a `drop_path` that there is not; `zero_init` with an activation that has no gradient at 0.
     """
     backbone = build_backbone(
         **NETWORKS[name],

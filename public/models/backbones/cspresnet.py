@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, RepVGGBlock, initialise_convs
 
 CHANNELS = (64, 128, 256, 512, 1024)  # of the stem and the four stages at width 1
@@ -166,8 +166,7 @@ def build(
     Raises:
         ValueError: `zero_init` is set, or there is no such `drop_path` or activation.
     """
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path={drop_path}: a probability, at least 0 and below 1")
+    check_drop_path(drop_path)
     if zero_init:
         raise ValueError(f"zero_init={zero_init}: the residual branches of {name} end in an activation; leave it out")
     network = NETWORKS[name]

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 32
@@ -69,7 +69,12 @@ class Bottleneck(nn.Module):
 
 
 def drop_path_rates(drop_path: float, num_blocks: int) -> list[float]:
-    """The rate of each block: 0 for the first, rising evenly towards `drop_path`, that of a block after the last."""
+    """The rate of each block: 0 for the first, rising evenly towards `drop_path`, that of a block after the last.
+
+    Raises:
+        ValueError: `drop_path` is not within [0, 1).
+    """
+    check_drop_path(drop_path)
     return [drop_path * number / num_blocks for number in range(num_blocks)]
 
 
@@ -138,14 +143,14 @@ def build(
 
     Args:
         dropout: on the features; the papers have none.
-        drop_path: of stochastic depth, rising linearly with the depth.
+        drop_path: of stochastic depth, in [0, 1), rising linearly with the depth.
         zero_init: the last BatchNorm of each residual block starts at 0.
         activation: a name of `public.models.layers`; None: that of NETWORKS.
         bn_eps, bn_momentum: of every BatchNorm.
 
     Raises:
-        ValueError: `drop_path` or `zero_init` for darknet19, which has no residual blocks; `zero_init` with an
-            activation that has no gradient at 0.
+        ValueError: `drop_path` or `zero_init` for darknet19, which has no residual blocks; a `drop_path` that is not
+            within [0, 1); `zero_init` with an activation that has no gradient at 0.
     """
     network = NETWORKS[name]
     activation = network["activation"] if activation is None else activation

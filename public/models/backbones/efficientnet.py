@@ -80,10 +80,13 @@ def build(
 
     Args:
         dropout: on the features; None: the paper's for this network.
-        drop_path: of stochastic depth, rising linearly with the depth.
+        drop_path: of stochastic depth, in [0, 1), rising linearly with the depth.
         zero_init: the last BatchNorm of each block with a shortcut starts at 0.
         activation: between the convolutions, a name of `public.models.layers`.
         bn_eps, bn_momentum: of every BatchNorm.
+
+    Raises:
+        ValueError: a `drop_path` or `activation` that there is not.
     """
     bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     shapes = [shape for stage in paper_stages(name, activation) for shape in stage]

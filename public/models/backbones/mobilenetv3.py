@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 16
@@ -155,8 +155,11 @@ def build_backbone(stem: nn.Module, stages: list[list[BlockShape]], strides: lis
     Args:
         options: of every `InvertedResidual`; `drop_path` is that of a block behind the last, and falls linearly towards
             0 at the first.
+
+    Raises:
+        ValueError: `drop_path` is not within [0, 1).
     """
-    drop_path = options.pop("drop_path")
+    drop_path = check_drop_path(options.pop("drop_path"))
     num_blocks = sum(len(stage) for stage in stages)
     built, number = [], 0
     for stage in stages:
@@ -217,9 +220,12 @@ def build(
 
     Args:
         dropout: on the features; torchvision's 0.2.
-        drop_path: of stochastic depth, rising linearly with the depth.
+        drop_path: of stochastic depth, in [0, 1), rising linearly with the depth.
         zero_init: see `initialise`.
         bn_eps, bn_momentum: of every BatchNorm; torchvision's.
+
+    Raises:
+        ValueError: a `drop_path` that there is not.
     """
     bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     shapes = block_shapes(name)

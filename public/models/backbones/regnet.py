@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, make_activation
 
 STEM_CHANNELS = 32
@@ -159,8 +159,7 @@ def build(
     Raises:
         ValueError: a `drop_path`, `rounding` or `activation` that there is not.
     """
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path={drop_path}: a probability, at least 0 and below 1")
+    check_drop_path(drop_path)
     widths, depths = stage_shapes(name, rounding=rounding)
     common = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     backbone = Backbone(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages at width 1
@@ -108,12 +108,16 @@ def build(
 
     Args:
         dropout: on the features.
-        drop_path: of stochastic depth in the last block, rising linearly from 0 in the first.
+        drop_path: of stochastic depth in the last block, in [0, 1), rising linearly from 0 in the first.
         zero_init: in each block that has an identity, the BatchNorm weights of the two other branches start at 0: the
             block starts as its identity.
         activation: after each block, a name of `public.models.layers`.
         bn_eps, bn_momentum: of every BatchNorm.
+
+    Raises:
+        ValueError: a `drop_path` or `activation` that there is not.
     """
+    check_drop_path(drop_path)
     options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     num_blocks, channels = NETWORKS[name]["num_blocks"], stage_channels(name)
     in_channels = min(CHANNELS[0], channels[0])

@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from public.models.attention import CoordinateAttention, check_attention
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, make_activation
 
 WIDTH = 64  # channels of the stem and of the first stage before expansion; each further stage has twice as many
@@ -119,8 +119,7 @@ def build(
     Raises:
         ValueError: a `drop_path`, `activation` or `attention` that there is not.
     """
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path={drop_path}: a probability, at least 0 and below 1")
+    check_drop_path(drop_path)
     network = NETWORKS[name]
     width, is_small = network["width"], network["is_small"]
     common = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}

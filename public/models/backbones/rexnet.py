@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from public.models.attention import BiasedConvBNAct, CoordinateAttention, check_attention
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, make_activation
 
 STEM_CHANNELS = 32
@@ -162,7 +162,7 @@ def build(
 
     Args:
         dropout: on the features.
-        drop_path: of stochastic depth in the last block, rising linearly from 0 in the first.
+        drop_path: of stochastic depth in the last block, in [0, 1), rising linearly from 0 in the first.
         zero_init: the last BatchNorm weight of each block with a shortcut starts at 0: the block starts as its input,
             with zeros for the channels that are new.
         activation: after the stem, each expansion and the last convolution, a name of `public.models.layers`.
@@ -171,8 +171,9 @@ def build(
         bn_eps, bn_momentum: of every BatchNorm.
 
     Raises:
-        ValueError: an unknown activation or attention.
+        ValueError: an unknown activation or attention, or a `drop_path` that there is not.
     """
+    check_drop_path(drop_path)
     bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     options = {
         "activation": activation,

@@ -3,8 +3,8 @@
 Papers: An Energy and GPU-Computation Efficient Backbone Network for Real-Time Object Detection, arXiv 1904.09730 (the
 one-shot aggregation); CenterMask: Real-Time Anchor-Free Instance Segmentation, arXiv 1911.06667, section 3.3 (the residual
 and the attention of VoVNetV2).
-Weights: timm's ese_vovnet{19b_slim_dw,19b_slim,19b_dw,19b,39b,57b,99b}, by `public.weights.backbones.vovnet.rename`;
-released are ese_vovnet19b_dw and ese_vovnet39b.  BatchNorm's eps 1e-5 and momentum 0.1.
+Weights: timm's ese_vovnet{19b_slim_dw,19b_slim,19b_dw,39b,57b,99b}, by `public.weights.backbones.vovnet.rename`; released
+are those of ese_vovnet19b_dw, ese_vovnet39b and ese_vovnet57b.  BatchNorm's eps 1e-5 and momentum 0.1.
 Facts beyond the papers, from timm: the attention stands in the last block of each stage only; the input is added after it,
 and from a stage's second block on; the depthwise networks narrow a block's input by a 1x1 convolution first, but pass the
 input itself on to the concatenation.
@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from public.models.backbones.cspresnet import EffectiveSE
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
 from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
 
 STRIDES = (4, 8, 16, 32)  # of the stages
@@ -193,8 +193,7 @@ def build(
 
 
 def _check(name: str, drop_path: float, zero_init: bool) -> None:
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path={drop_path}: a probability, at least 0 and below 1")
+    check_drop_path(drop_path)
     if drop_path and max(NETWORKS[name]["num_blocks"]) == 1:
         raise ValueError(f"drop_path={drop_path}: {name} has no shortcut that stochastic depth could leave; write 0")
     if zero_init:

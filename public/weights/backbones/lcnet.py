@@ -9,7 +9,7 @@ HIDDEN = "final.hidden.weight"  # a 1x1 convolution in theirs
 DETECTOR = "backbone."  # how the names begin inside a detector of PaddleDetection
 PADDLE_KINDS = {"weight": "weight", "bias": "bias", "_mean": "running_mean", "_variance": "running_var"}
 TIMM_STAGES = ((0,), (1,), (2,), (3, 4), (5,))  # those of timm that make each of ours
-TIMM_BLOCKS = (1, 2, 2, 1, 5, 2)  # blocks in each of timm's
+TIMM_BLOCKS = (1, 2, 2, 2, 4, 2)  # blocks in each of timm's
 
 
 def keywords(state: dict[str, torch.Tensor]) -> dict[str, bool]:
