@@ -44,6 +44,7 @@ class Detector:
 
         Raises:
             ImageError: the file cannot be read; it is named.
+            ValueError: the array is no picture of this form.
         """
         return self._batch([image], score_threshold)[0]
 
@@ -61,7 +62,7 @@ class Detector:
 
     @torch.no_grad()
     def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, object]]:
-        pixels = (image if isinstance(image, np.ndarray) else read_image(image) for image in images)
+        pixels = (_checked(image) if isinstance(image, np.ndarray) else read_image(image) for image in images)
         prepared, geometries = zip(*(prepare(image, self.spec) for image in pixels))
         batch = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, h, w, 3)
         detections = to_image(self.decoder(self.model(normalise(batch, self.spec))), list(geometries))
@@ -73,6 +74,12 @@ class Detector:
         boxes, scores, labels = (found[key][kept].cpu().numpy() for key in ("boxes", "scores", "labels"))
         names = [self.class_names[label] for label in labels]
         return {"boxes": boxes, "scores": scores, "labels": labels, "names": names}
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image has to be uint8 RGB (height, width, 3), not {image.dtype} of shape {image.shape}")
+    return image
 
 
 def load(path: str | Path, device: str = "auto", settings=None) -> Detector:

@@ -177,6 +177,9 @@ COCO_DAMAGE = {  # as above; entry 1 of the annotations is 1001, of the images 3
     "duplicate image id": (repeat("images"), "duplicate id", JSON, 31, "two of the images have the id 31"),
     "duplicate annotation id": (repeat("annotations"), "duplicate id", JSON, 1001, "two of the annotations have the id 1001"),
     "duplicate category id": (repeat("categories", name="cow"), "duplicate id", JSON, 17, "two of the categories"),
+    "file name twice": (
+        repeat("images", id=99), "duplicate picture", JSON, 99, r"images 31 and 99 both have .*'000000000031\.png'"
+    ),
     "category twice": (repeat("categories", id=95), "duplicate id", JSON, 95, "17 and 95 are both called 'cat'"),
     "true as id": (repeat("annotations", id=True), "broken object", JSON, True, "whole numbers or all text, not True"),
     "text as id": (repeat("images", id="77"), "broken annotation", JSON, "77", "ids of the images .* not '77'"),

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,11 +12,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from damage import COCO_DAMAGE, JSON, VOC_DAMAGE, change_xml, edit, picture, second_box, xml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tiny_data import write_coco, write_voc, write_voc_xml
 
 from public.datasets import defects as defect_module
+from public.datasets import statistics
 from public.datasets.checks import check_classes
 from public.datasets.coco import Coco
 from public.datasets.loader import load_sample
@@ -86,6 +90,27 @@ def test_an_undamaged_folder_has_no_defect(voc):
     before = digest(voc)
     assert find(voc) == []
     assert digest(voc) == before
+
+
+def test_names_with_blanks_are_a_list_of_images_and_lists_of_single_classes_are_passed_over(voc):
+    """Image ids may have blanks; `<image id> -1` in every line is a list of who shows one class."""
+    for path in [*(voc / "Annotations").iterdir(), *(voc / "JPEGImages").iterdir()]:
+        path.rename(path.with_name(path.name.replace("_", " number ")))
+    for split in ("train", "val"):
+        listing = voc / f"ImageSets/Main/{split}.txt"
+        listing.write_text(listing.read_text().replace("_", " number "))
+        ids = listing.read_text().split("\n")[:-1]
+        signs = [f"{image_id} {(' 1', ' 0', '-1')[k % 3]}\n" for k, image_id in enumerate(ids)]
+        (voc / f"ImageSets/Main/cat_{split}.txt").write_text("".join(signs))
+    found = check_dataset.read(arguments(voc))
+    assert {split: len(ids) for split, ids in found.lists.items()} == {"train": 6, "val": 3}
+    assert found.notes == [
+        "lists in ImageSets/Main: train (6), val (3)",
+        "         2 lists of single classes (<image id> -1, 0 or 1) are passed over",
+    ]
+    assert find(voc) == []
+    (voc / "ImageSets/Main/val.txt").write_text("train number 0001\nnobody at all\n")
+    assert sorted(defect.kind for defect in find(voc)) == ["missing annotation", "picture in two splits"]
 
 
 @pytest.mark.parametrize("name", VOC_DAMAGE)
@@ -339,6 +364,29 @@ def test_the_tables_count_what_there_is(voc):
     assert ["bird", "1", "1", "0", "0"] in rows
     (width,) = [row for row in rows if row[0] == "width" and len(row) == 6]
     assert (float(width[1]), float(width[3]), float(width[5])) == (4, 16, 40)
+
+
+@pytest.mark.parametrize("sides", [(20, 340), (1, 200), (3, 4000), (100, 110), (100, 250)])
+def test_no_numbers_at_the_axes_lie_on_each_other(voc, tmp_path, monkeypatch, sides):
+    """Sides that span one decade, two, three, hardly any, and less than half of one."""
+    annotations = check_dataset.read(arguments(voc)).sets["all"]
+    corners = np.geomspace(*sides, len(annotations.boxes), dtype=np.float32)
+    annotations.boxes[:] = np.stack([0 * corners, 0 * corners, corners, corners[::-1]], axis=1)
+    figures = []
+    monkeypatch.setattr(statistics, "_save", lambda figure, path: figures.append(figure))
+    statistics.draw_boxes({"train": annotations}, tmp_path / "boxes.png")
+    (figure,) = figures
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axes in figure.axes[:4]:
+        for axis, along in ((axes.xaxis, "x"), (axes.yaxis, "y")):
+            low, high = sorted(axis.get_view_interval())
+            labels = axis.get_ticklabels(which="both")
+            shown = [text for text in labels if text.get_text() and low <= text.get_position()[along == "y"] <= high]
+            extents = sorted(tuple(getattr(text.get_window_extent(), f"interval{along}")) for text in shown)
+            is_apart = [first[1] <= second[0] for first, second in itertools.pairwise(extents)]
+            assert len(shown) >= 2
+            assert all(is_apart), (axes.get_title("left"), along)
 
 
 def test_the_two_degenerate_boxes_of_the_blood_cells_are_found(shared):

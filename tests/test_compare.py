@@ -144,6 +144,16 @@ def test_metrics_are_those_the_runs_have(compare, tmp_path):
     assert error.splitlines()[-1] == "error: no run has the metric top3; there are top1, top5"
 
 
+def test_the_metric_of_a_class(compare, tmp_path):
+    """By the name that analyze_logs has for it; the dict of all classes is no metric."""
+    folder = write_experiment(tmp_path / "net")
+    write_run(folder / "runs" / "1", [eval_line(1, 0.25), eval_line(2, 0.125)])
+    (row,) = rows_of(compare(folder, "--csv", "--metrics", "class_AP.cat")[0])
+    assert (row["best class_AP.cat"], row["last class_AP.cat"]) == ("0.25", "0.125")
+    _, error = compare(folder, "--metrics", "class_AP")
+    assert error.splitlines()[-1] == "error: no run has the metric class_AP; there are AP, AP50, class_AP.cat"
+
+
 def test_damaged_and_unfinished_runs_are_shown_with_what_is_known(compare, tmp_path):
     folder = write_experiment(tmp_path / "net")
     made(folder, "1", 0.5, finished={"step": 20, "best": 0.5, "digests": {"weights": "ab" * 32}})

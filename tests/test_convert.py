@@ -303,6 +303,16 @@ def test_a_backbone_whose_names_have_no_prefix(tmp_path, arrays):
     refused(tmp_path, part, match="the file lacks .'neck")
 
 
+def test_the_file_that_is_converted_is_not_overwritten(tmp_path, arrays):
+    file = write_pdparams(tmp_path / "x.pdparams", arrays)
+    before = file.read_bytes()
+    (tmp_path / "link").symlink_to(file)
+    for output in (file, tmp_path / "link"):
+        with pytest.raises(ValueError, match="is the file that is converted, and would be overwritten"):
+            convert.convert(source="paddle", model_name="ppyoloe_xs", file=file, output=output)
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("options", [("--num_classes", "20"), ("--class_names", "names.txt")])
 def test_a_backbone_has_no_classes(tmp_path, arrays, options):
     refused(tmp_path, arrays, "--backbone_only", *options, match="a backbone has no classes")

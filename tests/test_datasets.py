@@ -189,6 +189,24 @@ def break_two_pictures(folder):
     write_picture(folder / "JPEGImages/train_0001.jpg", np.zeros((48, 64, 3), dtype=np.uint8))
 
 
+def break_ids(extra):
+    """Lists train_0001 with `extra` behind its name."""
+
+    def change(folder):
+        listing = folder / "ImageSets/Main/train.txt"
+        listing.write_text(listing.read_text().replace("train_0001", f"train_0001{extra}"))
+
+    return change
+
+
+def break_encoding(folder):
+    (folder / "ImageSets/Main/train.txt").write_bytes("Käse\n".encode("latin-1"))
+
+
+def break_upper_case(folder):
+    (folder / "Annotations/train_0001.xml").rename(folder / "Annotations/train_0001.XML")
+
+
 def break_twice(folder):
     with open(folder / "ImageSets/Main/train.txt", "a") as file:
         file.write("train_0001\n")
@@ -207,6 +225,10 @@ def break_twice(folder):
         (break_missing_picture, FileNotFoundError, r"train_0001\.\*: no file"),
         (break_two_pictures, FileNotFoundError, r"train_0001\.\*: 2 files \['train_0001.jpg', 'train_0001.png'\]"),
         (break_twice, ValueError, r"'train_0001' is listed twice"),
+        (break_ids(".png"), FileNotFoundError, r"01\.png\.xml: missing, .* names without extension: train_0001$"),
+        (break_ids("  1"), FileNotFoundError, r"01  1\.xml: missing, .*one of a single class, with a second column"),
+        (break_encoding, ValueError, r"train\.txt: no text in UTF-8: .*0xe4"),
+        (break_upper_case, FileNotFoundError, r"01\.xml: missing, .*train_0001\.XML has to be renamed to \.xml"),
     ],
 )
 def test_broken_voc_data_are_named(tmp_path, breaking, error, message):
@@ -295,6 +317,23 @@ def test_broken_coco_data_are_named(tmp_path, change, message):
         TINY_COCO.read(tmp_path)
 
 
+def test_one_picture_is_one_image_of_a_json_however_its_path_is_written(tmp_path):
+    write_coco(tmp_path)
+    edit(tmp_path, lambda content: content["images"][1].update(file_name="./" + content["images"][2]["file_name"]))
+    with pytest.raises(ValueError, match=r"images 45 and 52 both have the file_name \'\./"):
+        TINY_COCO.read(tmp_path)
+
+
+def test_the_mark_that_some_editors_put_before_a_text_is_no_part_of_it(tmp_path):
+    """U+FEFF, before a list of images and before a json."""
+    mark = "\ufeff".encode()
+    written = write_voc(tmp_path / "voc"), write_coco(tmp_path / "coco")
+    for path in (tmp_path / "voc/VOCdevkit/VOC2007/ImageSets/Main/train.txt", tmp_path / "coco/annotations/train.json"):
+        path.write_bytes(mark + path.read_bytes())
+    assert_same(VOC_2007.read(tmp_path / "voc"), written[0])
+    assert_same(TINY_COCO.read(tmp_path / "coco"), written[1])
+
+
 def test_a_missing_and_a_half_json(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"train\.json: missing"):
         TINY_COCO.read(tmp_path)
@@ -360,8 +399,23 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path, write, 
         assert annotations.fingerprint() != fingerprint, name
         setattr(annotations, name, array)
     picture.unlink()
-    with pytest.raises(ImageError, match=f"{picture.name}: missing"):
+    with pytest.raises(ImageError, match=f"{picture.name}: missing.*; restore it"):
         annotations.fingerprint()
+    shutil.rmtree(picture.parent)
+    with pytest.raises(ImageError, match=f"missing.*there is no folder {picture.parent}: .*data root"):
+        annotations.fingerprint()
+
+
+def test_a_text_where_a_tuple_of_names_belongs_is_refused():
+    """("cat") is no tuple, and its letters are no classes."""
+    with pytest.raises(
+        ValueError, match=r"Voc\.classes is the text 'cat'; a tuple of one name has a comma: \('cat',\)"
+    ):
+        Voc(sources=("a/train",), classes=("cat"), use_difficult=True, keep_empty_images=True)
+    with pytest.raises(ValueError, match=r"Voc\.sources is the text 'a/train'"):
+        Voc(sources=("a/train"), classes=("cat",), use_difficult=True, keep_empty_images=True)
+    with pytest.raises(ValueError, match=r"Coco\.classes is the text 'cat'"):
+        Coco(annotations="a.json", images="a", classes=("cat"), keep_empty_images=True)
 
 
 @pytest.mark.parametrize(("write", "data"), [(write_voc, VOC_2007), (write_coco, TINY_COCO)])
@@ -464,3 +518,7 @@ def test_a_star_takes_every_xml_file_and_needs_no_lists(tmp_path):
     assert every.fingerprint() == listed.fingerprint()
     with pytest.raises(FileNotFoundError, match="other/Annotations: no xml file there"):
         Voc(sources=("other/*",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)
+    first = tmp_path / "mine/Annotations" / f"{every.image_id(0)}.xml"
+    first.rename(first.with_suffix(".XML"))  # is not passed over
+    with pytest.raises(FileNotFoundError, match=r"\.XML has to be renamed"):
+        Voc(sources=("mine/*",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)

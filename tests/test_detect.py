@@ -65,6 +65,13 @@ def test_no_image_and_no_batch(detector):
         detector.many([picture(0)], batch_size=0)
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (0, 8, 3), (8, 8, 3)])
+def test_arrays_that_are_no_pictures_are_refused(detector, shape):
+    dtype = np.float32 if shape == (8, 8, 3) else np.uint8
+    with pytest.raises(ValueError, match=r"uint8 RGB \(height, width, 3\), not (uint8|float32) of shape \("):
+        detector(np.zeros(shape, dtype))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -102,6 +102,14 @@ def test_published_figures(name):
     assert fused.parameters / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], rel=0.005)
 
 
+def test_published_figures_of_the_tiny_size():
+    """PaddleDetection's 4.85 M parameters and 19.15 G are those of the network before fusing, without its auxiliary part."""
+    count = count_operations(create_model("ppyoloe_plus_t", num_classes=80).eval(), example_input(640, 640))
+    auxiliary = sum(row.parameters for row in count.rows if row.name in ("aux_neck", "aux_head"))
+    assert (count.parameters - auxiliary) / 1e6 == pytest.approx(4.85, abs=0.005)
+    assert 0.99 < 2 * count.macs / 1e9 / 19.15 < 1
+
+
 def test_fusing_takes_away_the_1x1_branches():
     model = create_model("ppyoloe_xs", num_classes=80)
     macs = {"branches": 0}
@@ -148,6 +156,11 @@ def test_a_published_network(capsys, tmp_path):
     assert content["flops"] == 2 * content["macs"] == 2 * content["modules"][0]["macs"]
     assert content["parameters"] == 8_084_588
     assert "17.267 GFLOPs" in run(capsys, "ppyoloe_s", "--shape", 640, 640, "--fuse", "--depth", 0)
+
+
+def test_parts_that_only_train_are_named_as_a_whole(capsys):
+    said = run(capsys, "ppyoloe_plus_t", "--shape", 64, 64, "--depth", 0)
+    assert said.splitlines()[-1].endswith("play no part in inference: aux_neck, aux_head")
 
 
 def test_an_experiment_has_its_own_size_and_what_it_freezes(capsys, experiment_folder):

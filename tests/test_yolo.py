@@ -161,6 +161,19 @@ def test_shares_that_are_outside_by_rounding_are_taken(tmp_path):
     assert [label for label, _ in read_labels(path, NAMES, polygons=False)] == [1]
 
 
+def test_the_mark_that_some_editors_put_before_a_text_is_no_part_of_it(tmp_path):
+    path = one_label(tmp_path, "\ufeff0 0.5 0.5 1 1\n") / "labels" / "a.txt"
+    assert read_labels(path, NAMES, polygons=False) == [(0, (0, 0, 1, 1))]
+
+
+def test_a_folder_without_any_label_is_the_wrong_one(tmp_path):
+    """Else a mistyped folder would make a set of images without objects."""
+    one_label(tmp_path, "0 0.5 0.5 1 1\n")
+    (tmp_path / "labels" / "a.txt").rename(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError, match=r"labels: no label file \(\.txt\) there"):
+        convert(tmp_path)
+
+
 def test_labels_without_a_picture_are_refused_or_counted(tmp_path):
     one_label(tmp_path, "0 0.5 0.5 1 1\n")
     (tmp_path / "labels" / "b.txt").write_text("nonsense that nobody reads\n")
@@ -269,15 +282,15 @@ def test_the_command_writes_the_same_bytes_and_nothing_else(tmp_path, monkeypatc
     write_yolo(tmp_path / "set")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     arguments = (tmp_path / "set" / "images", tmp_path / "set" / "labels", "--names", ",".join(NAMES), "-o")
-    for name in ("first.json", "second.json"):
+    for name in ("first.json", "new/second.json"):  # its folder is made
         run_command(monkeypatch, *arguments, tmp_path / name)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert after.pop(tmp_path / "first.json") == after.pop(tmp_path / "second.json")
+    assert after.pop(tmp_path / "first.json") == after.pop(tmp_path / "new/second.json")
     assert after == before
     printed = capsys.readouterr().out
     assert "8 images, " in printed
     assert "images without objects: 1 label files are empty, 1 are missing" in printed
-    assert f"written to {tmp_path / 'second.json'}" in printed
+    assert f"written to {tmp_path / 'new/second.json'}" in printed
 
 
 def test_the_command_ends_with_one_line(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """PPYOLOE-s on Pascal VOC 2012, from COCO weights: 5,717 training and 5,823 validation images, 16 epochs.
 
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
-Data: VOCdevkit/VOC2012 under the data root.
+Recipe: miemiedetection (commit 7193fa8), exps/ppyoloe/ppyoloe_crn_s_voc2012.py.
+Data: VOCdevkit/VOC2012 under the data root; train is trained on, val evaluated.
 Command: python train.py --data_root <folder that holds VOCdevkit/>
 Starting weights: pretrained/ppyoloe_s_coco.pth, PaddleDetection's ppyoloe_crn_s_300e_coco (pretrained/README.md says how to
     make the file); its class layers (80 classes) make room for new ones (20). From scratch: --starting_weights none

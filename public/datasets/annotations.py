@@ -213,9 +213,13 @@ def _file_size(path, description, allow_missing):
     except FileNotFoundError:
         if allow_missing:
             return -1
-        raise ImageError(
-            f"{path}: missing, though {description} lists it; restore it or take it off the list", "missing picture"
-        ) from None
+        folder = os.path.dirname(path)
+        remedy = (
+            "restore it or take it off the list"
+            if os.path.isdir(folder)
+            else f"there is no folder {folder}: are the data root and the folder of the pictures right?"
+        )
+        raise ImageError(f"{path}: missing, though {description} lists it; {remedy}", "missing picture") from None
 
 
 @dataclass(kw_only=True)
@@ -350,6 +354,17 @@ def _box_defect(images, objects, i, kind, reason, image_root):
     file, picture = images.files[owner], os.path.join(image_root, images.names[owner])
     where = os.path.basename(picture) + ", " if file.endswith(".json") else ""
     return Defect(kind, file, f"{file}, {where}object {number}, box {box}{reason}", number, picture, tuple(box))
+
+
+def refuse_text(what: str, **fields) -> None:
+    """Refuses a text where names in a tuple have to stand: ("cat") is one, and would be read letter by letter.
+
+    Raises:
+        ValueError: naming the field and its value.
+    """
+    for name, value in fields.items():
+        if isinstance(value, str):
+            raise ValueError(f"{what}.{name} is the text {value!r}; a tuple of one name has a comma: ({value!r},)")
 
 
 def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] | None, where: str):

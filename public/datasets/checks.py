@@ -15,7 +15,7 @@ from tqdm import tqdm
 from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.datasets.loader import check_size, load_picture
-from public.datasets.voc import PICTURE_EXTENSIONS, list_split
+from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
 from public.input import ImageError, read_size
 
 
@@ -137,11 +137,11 @@ def find_shared(splits: dict[str, Iterable[Seen]]) -> list[Defect]:
 
 
 def voc_splits(folder: str | os.PathLike) -> dict[str, list[str]]:
-    """{split: image ids} of the lists in ImageSets/Main; lists of two columns, those of single classes, are passed over."""
+    """{split: image ids} of the lists in ImageSets/Main; those of single classes, `<image id> -1`, are passed over."""
     place = os.path.join(folder, "ImageSets", "Main")
     names = sorted(name for name in os.listdir(place) if name.endswith(".txt")) if os.path.isdir(place) else []
     splits = {name.removesuffix(".txt"): list_split(os.path.join(place, name)) for name in names}
-    return {name: ids for name, ids in splits.items() if not any(len(line.split()) > 1 for line in ids)}
+    return {name: ids for name, ids in splits.items() if not ids or not all(map(is_class_line, ids))}
 
 
 def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> list[Defect]:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from public.datasets.annotations import Annotations, WrittenImages, WrittenObjects, agree_on_classes, assemble
+from public.datasets.annotations import (
+    Annotations,
+    WrittenImages,
+    WrittenObjects,
+    agree_on_classes,
+    assemble,
+    refuse_text,
+)
 from public.datasets.defects import Defect, OnDefect, stop
 
 
@@ -34,6 +41,9 @@ class Coco:
     classes: tuple[str, ...] | None
     keep_empty_images: bool
 
+    def __post_init__(self):
+        refuse_text("Coco", classes=self.classes)
+
     def read(
         self,
         data_root: str | os.PathLike,
@@ -50,16 +60,16 @@ class Coco:
 
         Raises:
             FileNotFoundError: the json is missing.
-            ValueError: the json is broken; an entry lacks something or has a value that makes no sense; an id is there
-                twice; an annotation belongs to no known image or category; no image is left; the classes of the json,
-                the config and `class_names` differ.
+            ValueError: the json is broken; an entry lacks something or has a value that makes no sense; an id or a picture
+                is there twice; an annotation belongs to no known image or category; no image is left; the classes of the
+                json, the config and `class_names` differ.
         """
         path = os.path.join(os.fspath(data_root), self.annotations)
         content = _load(path)
         entries, known = {}, {}
         for kind in ("categories", "images", "annotations"):
             entries[kind], known[kind] = _usable(path, kind, content[kind], on_defect)
-        images = entries["images"]
+        images = entries["images"] = _each_once(path, entries["images"], on_defect)
         annotations = _belonging(path, list(entries["annotations"].values()), entries, known, on_defect)
         class_names, category_ids = _classes(
             path,
@@ -89,7 +99,7 @@ class Coco:
 
 def _load(path):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # some programs begin a text with a mark, which is no part of it
             content = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing. Check the config's `annotations` and the data root.") from None
@@ -213,6 +223,23 @@ def _belonging(path, annotations, entries, known, on_defect):
                 _tell(on_defect, path, "annotations", item, "unknown reference", problem)
         annotations = kept
     return annotations
+
+
+def _each_once(path, images, on_defect):
+    """`images` without those whose picture a smaller id has: each counts once, and one would lack the other's objects."""
+    kept, first = {}, {}
+    for image_id in sorted(images):
+        name = os.path.normpath(images[image_id]["file_name"])
+        other = first.setdefault(name, image_id)
+        if other == image_id:
+            kept[image_id] = images[image_id]
+        else:
+            problem = (
+                f"images {other!r} and {image_id!r} both have the file_name {images[image_id]['file_name']!r}. Each picture "
+                "counts once: give the annotations of both to one of them, and take out the other"
+            )
+            _tell(on_defect, path, "images", images[image_id], "duplicate picture", problem)
+    return kept
 
 
 def _unique_names(path, categories, on_defect):

@@ -22,6 +22,7 @@ ERRORS = (
     "unknown class",
     "unknown reference",
     "duplicate id",
+    "duplicate picture",
     "box not finite",
     "inverted box",
     "empty box",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from public import drawing
 from public.datasets.annotations import Annotations
@@ -137,7 +138,9 @@ def draw_boxes(sets: dict[str, Annotations], path: Path) -> None:
     aspects.minorticks_off()
     aspects.set_xticks([1 / 16, 1 / 4, 1, 4, 16], ["1/16", "1/4", "1", "4", "16"])
     for axis in (plane.xaxis, plane.yaxis, sides.xaxis):
+        axis.set_major_locator(_places_of_numbers(smallest, largest))
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     numbers.set(xlabel="boxes in an image", ylabel="share of the images")
     titles = {plane: "width and height", sides: "size", aspects: "aspect ratio", numbers: "boxes an image"}
     for axes, title in titles.items():
@@ -146,6 +149,14 @@ def draw_boxes(sets: dict[str, Annotations], path: Path) -> None:
     if len(sets) > 1:
         sides.legend(fontsize=8)
     _save(figure, path)
+
+
+def _places_of_numbers(smallest, largest):
+    """Where a logarithmic axis has numbers: few enough that they do not lie on each other, and at least two."""
+    decades = np.log10(largest / smallest)
+    if decades < 0.5:
+        return MaxNLocator(4)
+    return LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,))
 
 
 def draw_suspicious(defects: Sequence[Defect], path: Path) -> int:

@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from public.datasets.annotations import Annotations, WrittenImages, WrittenObjects, agree_on_classes, assemble
+from public.datasets.annotations import (
+    Annotations,
+    WrittenImages,
+    WrittenObjects,
+    agree_on_classes,
+    assemble,
+    refuse_text,
+)
 from public.datasets.defects import Defect, OnDefect, stop
 
 VOC_CLASSES = (
@@ -48,6 +55,9 @@ class Voc:
     classes: tuple[str, ...] | None
     use_difficult: bool
     keep_empty_images: bool
+
+    def __post_init__(self):
+        refuse_text("Voc", sources=self.sources, classes=self.classes)
 
     def read(
         self,
@@ -94,13 +104,20 @@ def _all_ids(folder):
     """(The ids of all xml files under `folder`/Annotations, by name; that folder)."""
     root = os.path.join(folder, "Annotations")
     found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
-    return sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.endswith(".xml")), root
+    return sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.lower().endswith(".xml")), root
 
 
 def list_split(listing: str | os.PathLike) -> list[str]:
-    """The image ids that a file of ImageSets/Main lists, one a line."""
-    with open(listing, encoding="utf-8") as file:
-        return [line.strip() for line in file if line.strip()]
+    """The image ids that a file of ImageSets/Main lists, one a line.
+
+    Raises:
+        ValueError: the file is no text in UTF-8.
+    """
+    try:
+        with open(listing, encoding="utf-8-sig") as file:  # some editors put a mark before a text
+            return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing}: no text in UTF-8: {error}. Save the list as UTF-8.") from None
 
 
 def _annotations(data_root, pictures, class_names, use_difficult, description, on_defect):
@@ -237,7 +254,7 @@ def _read_xml(file, listing):
     try:
         root = ET.parse(file).getroot()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image") from None
+        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image{_hint(file)}") from None
     except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown or not kept
         raise ValueError(f"{file}: not readable as xml: {error}") from None
     sides = (root.findtext("size/height"), root.findtext("size/width"))
@@ -248,6 +265,25 @@ def _read_xml(file, listing):
     if height < 1 or width < 1:
         raise ValueError(f"{file}: height and width are {sides}. Write the picture's size into <size>.")
     return height, width, root.findtext("filename", "").strip(), root.findall("object")
+
+
+def _hint(file):
+    """What may be meant where `file`, <image id>.xml, is not there."""
+    image_id = file.removesuffix(".xml")
+    stem, extension = os.path.splitext(image_id)
+    if os.path.isfile(image_id + ".XML"):
+        return f"; {image_id}.XML has to be renamed to .xml"
+    if extension.lower() in (*PICTURE_EXTENSIONS, ".xml"):
+        return f". Lists have names without extension: {os.path.basename(stem)}"
+    if is_class_line(os.path.basename(image_id)):
+        return ". The list looks like one of a single class, with a second column; those without it list a split"
+    return ""
+
+
+def is_class_line(line: str) -> bool:
+    """Whether it is a line of a list of a single class, `<image id> 1`, 0 or -1; a name may have blanks itself."""
+    words = line.split()
+    return len(words) > 1 and words[-1] in ("1", "0", "-1")
 
 
 def _read_object(file, number, node, on_defect):

@@ -51,13 +51,15 @@ def convert_yolo(
         unused_labels: leave out texts without an image, instead of refusing them.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no picture in it.
+        FileNotFoundError: there is no such folder, no picture in it, or no label file.
         ImageError: a picture cannot be read.
         ValueError: a line is wrong (the message names file and line), or texts and pictures do not fit together.
     """
     images, labels = Path(images), Path(labels)
     pictures = _find_pictures(images, labels)
     texts = _find_texts(labels)
+    if not texts:
+        raise FileNotFoundError(f"{labels}: no label file (.txt) there. Is it the folder of the labels?")
     unused = sorted(set(texts) - set(pictures))
     if unused and not unused_labels:
         raise ValueError(
@@ -138,7 +140,7 @@ def read_labels(path: Path, names: tuple[str, ...], *, polygons: bool) -> list[t
         ValueError: naming file, line and reason.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: no text in UTF-8") from None
     objects = []

@@ -9,9 +9,10 @@ Annotations/ and JPEGImages/: all its xml files, and the lists in ImageSets/Main
 --images, else in the usual places beside it.
 
 Errors are pictures that are missing, empty, cut short, unreadable or not of the annotated size; annotations that are missing
-or broken; ids that are there twice; unknown classes; boxes that are not finite, inverted, empty or outside their image
-(training drops these); and a picture in two splits.  Warnings are boxes over the edge of their image (training clips them),
-boxes, pictures or class names that are there twice, classes without objects, and pictures without annotation.
+or broken; ids, and file names of a json, that are there twice; unknown classes; boxes that are not finite, inverted, empty
+or outside their image (training drops these); and a picture in two splits.  Warnings are boxes over the edge of their image
+(training clips them), boxes, pictures or class names that are there twice, classes without objects, and pictures without
+annotation.
 
 It ends with status 1 if there are errors, else 0.  A page of text, the list of all defects and pictures of the classes, the
 boxes and the suspicious boxes go to the folder --output, which may not lie in the data: nothing is written there.
@@ -147,6 +148,9 @@ def _read_voc(folder: Path) -> Found:
     name = folder.resolve().name
     lists = checks.voc_splits(folder)
     notes = [f"lists in ImageSets/Main: {', '.join(f'{split} ({len(ids)})' for split, ids in lists.items()) or 'none'}"]
+    others = [file for file in (folder / "ImageSets" / "Main").glob("*.txt") if file.stem not in lists]
+    if others:
+        notes.append(f"         {len(others)} lists of single classes (<image id> -1, 0 or 1) are passed over")
     found = Found(name, folder, {}, notes, [], lists)
     try:
         found.sets["all"] = read_voc_folder(folder, found.defects.append)
@@ -180,7 +184,7 @@ def _find_images(path: Path) -> Path:
     around += [above / split, above / "images" / split, above / "images", above / "JPEGImages"]
     present = [folder for folder in around if folder.is_dir()]
     try:
-        names = [image["file_name"] for image in json.loads(path.read_text(encoding="utf-8"))["images"]][:100]
+        names = [image["file_name"] for image in json.loads(path.read_text(encoding="utf-8-sig"))["images"]][:100]
     except (ValueError, KeyError, TypeError):
         return present[0]  # reading the json says what is wrong with it
     for folder in present:

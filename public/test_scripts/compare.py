@@ -95,7 +95,7 @@ def _load(path: Path, notes: list[str]) -> Experiment | None:
 
 def _metric_names(records: list[RunRecord], wanted: list[str] | None) -> list[str]:
     """The metrics to show: the wanted ones, or the first two usual ones, or those that choose the best weights."""
-    known = {key for record in records for line in record.evals for key in line["metrics"]}
+    known = {name for record in records for name in record.metric_names}
     for name in wanted or []:
         if name not in known:
             raise ValueError(f"no run has the metric {name}; there are {', '.join(sorted(known)) or 'none'}")

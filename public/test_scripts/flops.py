@@ -86,7 +86,7 @@ def flops(arguments: argparse.Namespace) -> Count:
     )
     print(f"{count.macs / 1e9:.3f} GMACs = {2 * count.macs / 1e9:.3f} GFLOPs: convolutions and matrix products")
     if count.uncounted:
-        print(f"no operation was counted for, or these play no part in inference: {', '.join(count.uncounted)}")
+        print(f"no operation was counted for, or these play no part in inference: {', '.join(_outermost(count))}")
     if arguments.json:
         _write_json(arguments.json, network, (height, width), arguments.fuse, count)
         print(f"written to {arguments.json.resolve()}")
@@ -143,6 +143,17 @@ def _macs(name: str, modules: dict[str, nn.Module], called: dict[str, int]) -> i
 def _has_own_weight(module: nn.Module) -> bool:
     """Whether it holds a matrix or a kernel itself; the vectors of a normalisation are none."""
     return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+
+
+def _outermost(count: Count) -> list[str]:
+    """What is uncounted, with one name for a whole part of the network, such as `aux_head`, of which nothing is counted."""
+    idle = {row.name for row in count.rows if row.macs == 0}
+    found = {}
+    for name in count.uncounted:
+        parts = name.split(".")
+        above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        found[next(part for part in above if part in idle)] = None
+    return list(found)
 
 
 def table(count: Count, depth: int) -> str:

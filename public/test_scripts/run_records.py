@@ -72,15 +72,18 @@ class RunRecord:
         return best, last
 
     @functools.cached_property
+    def metric_names(self) -> list[str]:
+        """The metrics of the evaluations, those of the classes as "class_AP.person"."""
+        return list(dict.fromkeys(name for line in self.evals for name in _flat_metrics(line["metrics"])))
+
+    @functools.cached_property
     def keys(self) -> list[str]:
         """Everything that can be drawn: scalars and loss terms of training, metrics and class APs of evaluations."""
         found: dict[str, None] = {}
         for line in self.train:
             found |= dict.fromkeys(k for k, v in line.items() if k not in _NOT_PLOTTED and _is_scalar(v))
             found |= dict.fromkeys(line["losses"])
-        for line in self.evals:
-            found |= dict.fromkeys(_flat_metrics(line["metrics"]))
-        return list(found)
+        return list(found | dict.fromkeys(self.metric_names))
 
     def curve(self, key: str, x: str) -> tuple[np.ndarray, np.ndarray] | None:
         """`key` over "step" or "epoch": two float64 arrays, NaN where a line has no number; None without the key."""

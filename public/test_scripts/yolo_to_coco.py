@@ -52,6 +52,7 @@ def convert(arguments: argparse.Namespace) -> None:
         polygons=arguments.polygons,
         unused_labels=arguments.unused_labels,
     )
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(converted.content, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(arguments.output, lambda file: file.write(text.encode()))
 

@@ -80,6 +80,8 @@ def convert(
     """
     if backbone_only and (num_classes is not None or names_file is not None):
         raise ValueError("a backbone has no classes: leave --num_classes and --class_names out with --backbone_only")
+    if file.exists() and output.resolve() == file.resolve():
+        raise ValueError(f"{output} is the file that is converted, and would be overwritten; name another output")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"--num_classes is {num_classes}; it must be at least 1")
     if model_name in NETWORKS:
