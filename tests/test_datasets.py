@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from tiny_data import TINY_CLASSES, write_coco, write_picture, write_voc, write_voc_xml
 
-from public.datasets.annotations import Annotations
+from public.datasets.annotations import Annotations, agree_on_classes
 from public.datasets.coco import Coco
 from public.datasets.voc import VOC_CLASSES, Voc, to_inclusive_pixels
 from public.input import ImageError
@@ -522,3 +522,15 @@ def test_a_star_takes_every_xml_file_and_needs_no_lists(tmp_path):
     first.rename(first.with_suffix(".XML"))  # is not passed over
     with pytest.raises(FileNotFoundError, match=r"\.XML has to be renamed"):
         Voc(sources=("mine/*",), classes=None, use_difficult=True, keep_empty_images=True).read(tmp_path)
+
+
+def test_many_classes_that_differ_are_not_all_printed():
+    names = tuple(f"class {number}" for number in range(1000))
+    other = (*names[:7], "seventh", *names[8:])
+    with pytest.raises(ValueError, match="part at class 7, 'class 7' and 'seventh'") as error:
+        agree_on_classes(names, other, "here")
+    assert len(str(error.value)) < 400
+    with pytest.raises(ValueError, match=r"1000 classes .* 999 classes .* where the shorter one ends"):
+        agree_on_classes(names, names[:-1], "here")
+    with pytest.raises(ValueError, match=r"2 classes \('a', 'b'\).* 2 classes \('b', 'a'\)\. Give"):
+        agree_on_classes(("a", "b"), ("b", "a"), "here")

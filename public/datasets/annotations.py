@@ -18,6 +18,8 @@ import numpy as np
 from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
 from public.input import ImageError
 
+SHOWN_CLASSES = 20  # with more of them a message names the first
+
 
 class Objects(NamedTuple):
     """The N objects of one image."""
@@ -375,10 +377,26 @@ def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] 
     """
     if configured is not None and given is not None and tuple(configured) != tuple(given):
         raise ValueError(
-            f"{where}: the config names {len(configured)} classes {tuple(configured)}, the set it has to agree with "
-            f"names {len(given)} classes {tuple(given)}. Give both the same names in the same order."
+            f"{where}: the config names {len(configured)} classes {_shown(configured)}, the set it has to agree with "
+            f"names {len(given)} classes {_shown(given)}{_first_difference(configured, given)}. Give both the same names in "
+            "the same order."
         )
     names = configured if configured is not None else given
     if names is not None and len(set(names)) != len(names):
         raise ValueError(f"{where}: a class name stands twice in {tuple(names)}")
     return None if names is None else tuple(names)
+
+
+def _shown(names) -> str:
+    names = tuple(names)
+    return str(names) if len(names) <= SHOWN_CLASSES else f"({', '.join(map(repr, names[:3]))}, ...)"
+
+
+def _first_difference(names, others) -> str:
+    """Where two long lists of names part."""
+    if max(len(names), len(others)) <= SHOWN_CLASSES:
+        return ""
+    number = next((number for number, (one, other) in enumerate(zip(names, others)) if one != other), None)
+    if number is None:
+        return "; they part where the shorter one ends"
+    return f"; they part at class {number}, {names[number]!r} and {others[number]!r}"

@@ -110,7 +110,8 @@ def read(arguments: argparse.Namespace) -> Found:
         experiment = load_experiment(path)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path} is neither an experiment (config.py), nor a run (config.json), nor in VOC layout (Annotations/)"
+            f"{path} is neither an experiment (config.py), nor a run (config.json), nor in VOC layout (Annotations/); "
+            "class folders are checked by the experiment that reads them"
         ) from None
     return _read_experiment(experiment, find_data_root(arguments.data_root))
 

@@ -6,6 +6,8 @@ not all is lost.
 
 import hashlib
 import os
+import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -72,10 +74,24 @@ def load_checkpoint(path: str | Path) -> dict:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {why_unreadable(error)}") from error
     if not isinstance(value, dict) or "model" not in value:
-        raise ValueError(f"{path} is not a checkpoint of this project: it has no entry 'model'")
+        raise ValueError(
+            f"{path} is not a checkpoint of this project: it has no entry 'model'. Weights of other projects are converted "
+            "by python -m public.weights.convert"
+        )
     return value
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why torch refuses a file, in a line; of a file that holds code not its advice to execute it all the same."""
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"it holds code, {found[1]}; where it comes from, save the state dict: torch.save(model.state_dict(), FILE)"
+        )
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return "it is damaged, or torch.save has not written it"
+    return str(error).splitlines()[0].split(". ")[0]
 
 
 def digest(state: dict[str, torch.Tensor]) -> str:

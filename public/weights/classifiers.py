@@ -5,7 +5,6 @@ another shape is an error.  Added, and reported, are the counters of torch's Bat
 """
 
 import hashlib
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,13 @@ from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.classifier import Classifier
 from public.random_streams import seed_torch
-from public.training.checkpoint import digest, save_atomic
+from public.training.checkpoint import digest, save_atomic, why_unreadable
 from public.weights.backbones import State, released
 from public.weights.class_names import class_names
 from public.weights.load import BACKBONE
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays, widen_tensors
 
-FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)")  # in what torch says of a pickle that it refuses
 SMALL_SIDE = 64  # images of at most so many pixels, such as CIFAR's, are taken whole
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm
 HASH_IN_NAME = re.compile(
@@ -130,7 +128,7 @@ def _read_torch(result: Conversion) -> None:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file} is no file of weights that can be read safely: {_reason(error)}") from error
+        raise ValueError(f"{file} is no file of weights that can be read safely: {why_unreadable(error)}") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             result.left_out |= {name: "beside the weights" for name in content if name != wrapper}
@@ -143,17 +141,6 @@ def _read_torch(result: Conversion) -> None:
         result.notes.append(f"every name began with {PARALLEL!r}, which parallel training adds; it was taken off")
     result.theirs, lines = widen_tensors(content, file)
     result.notes += lines
-
-
-def _reason(error: Exception) -> str:
-    """Why torch refuses a file, in a line; of a file that holds code not its advice to execute it all the same."""
-    if found := FOREIGN_OBJECT.search(str(error)):
-        return (
-            f"it holds code, {found[1]}; where it comes from, save the state dict: torch.save(model.state_dict(), FILE)"
-        )
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or torch.save has not written it; download it again"
-    return str(error).splitlines()[0].split(". ")[0]
 
 
 # ---------------------------------------------------------------------------------------------- the network
