@@ -4,10 +4,12 @@ Training, evaluation, detection and every other tool go through `load_experiment
 also where an experiment's folder has a model, a loss or settings of its own.
 """
 
+import contextlib
 import hashlib
 import importlib.machinery
 import json
 import os
+import stat
 import sys
 import types
 from dataclasses import dataclass, is_dataclass
@@ -35,6 +37,11 @@ class Experiment:
     def runs(self) -> Path:
         return self.folder / "runs"
 
+    @property
+    def source(self) -> Path:
+        """Where its files are read: the folder itself, or the copy that the run keeps."""
+        return run_copy(self.run) if self.run else self.folder
+
 
 def load_experiment(path: str | Path) -> Experiment:
     """The experiment in folder `path`, or the one that the run folder `path` was made of.
@@ -46,10 +53,9 @@ def load_experiment(path: str | Path) -> Experiment:
         ValueError: config.py does not state a configuration.
     """
     path = Path(path).resolve()
-    if (path / "config.json").is_file() and (path / "experiment" / "config.py").is_file():
-        module = _load_package(path / "experiment")
-        frozen = json.loads((path / "config.json").read_text())
-        config = thaw(frozen, _known_classes(module))
+    if (path / "config.json").is_file() and (run_copy(path) / "config.py").is_file():
+        module = _load_package(run_copy(path))
+        config = thaw(_read_json(path / "config.json"), _known_classes(module))
         return Experiment(folder=path.parent.parent, config=config, run=path)
     if (path / "config.py").is_file():
         return Experiment(folder=path, config=_load_package(path).config, run=None)
@@ -58,10 +64,51 @@ def load_experiment(path: str | Path) -> Experiment:
     )
 
 
+def run_copy(run: Path) -> Path:
+    """The copy of the experiment's folder that a run keeps: experiment/, or the one that its manifest names.
+
+    It names another one where the run went on with changed code.
+    """
+    manifest = run / "manifest.json"
+    named = _read_json(manifest).get("experiment_copy") if manifest.is_file() else None
+    return run / (named or "experiment")
+
+
+def _read_json(path: Path) -> dict:
+    """Raises ValueError, naming the file, where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
 def experiment_files(folder: Path) -> list[Path]:
-    """The files of an experiment's folder that belong to the recipe, sorted; not its runs."""
+    """The files of an experiment's folder that belong to the recipe, sorted.
+
+    Not its runs, nothing hidden (what editors and tools leave), and not the file that this process writes its output to.
+    """
     inside = (p for p in folder.rglob("*") if p.is_file() and p.suffix in EXPERIMENT_FILES)
-    return sorted(p for p in inside if not {"runs", "__pycache__"} & set(p.relative_to(folder).parts))
+    places = ((p, p.relative_to(folder).parts) for p in inside)
+    kept = (p for p, parts in places if not ({"runs", "__pycache__"} & set(parts) or any(n[0] == "." for n in parts)))
+    outputs = _own_outputs()
+    return sorted(p for p in kept if (p.stat().st_dev, p.stat().st_ino) not in outputs)
+
+
+def _own_outputs() -> set[tuple[int, int]]:
+    """Device and inode of the files behind standard output and error, as of `python train.py > log.txt`."""
+    found = set()
+    for handle in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode):
+                found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each file of an experiment's folder that belongs to the recipe, by its name in the folder."""
+    files = experiment_files(folder)
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def hash_files(files: list[Path], root: Path) -> str:

@@ -7,6 +7,22 @@ from torch import nn
 from public.config import thaw
 from public.experiment import load_experiment
 from public.families import FAMILIES
+from public.training.run_folder import newest_weights
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """`path` itself; of the folder of a run or an experiment, the best weights (of its newest run).
+
+    Raises:
+        FileNotFoundError: the folder is neither, or has no weights yet.
+    """
+    path = Path(path).resolve()
+    if not path.is_dir():
+        return path
+    weights = newest_weights(load_experiment(path))
+    if weights is None:
+        raise FileNotFoundError(f"{path} has no best.pth yet: it is written after the first evaluation")
+    return weights
 
 
 def recorded_settings(path: Path, frozen: dict, command: str):

@@ -45,6 +45,22 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_what_is(gpus, name, count
         choose_device(name)
 
 
+def test_a_device_that_is_none_is_named():
+    with pytest.raises(ValueError, match="--device gpu is no device"):
+        choose_device("gpu")
+
+
+def test_a_number_of_processes_without_a_launcher_is_named(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    processes.check_launcher()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=2 but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT: .*torchrun"):
+        processes.check_launcher()
+
+
 @pytest.mark.parametrize(
     ("cores", "processes_here", "threads", "asked", "workers", "is_warned"),
     [

@@ -12,6 +12,7 @@ from public.config import differences, freeze, replace
 from public.experiment import (
     REPOSITORY,
     experiment_files,
+    file_hashes,
     find_data_root,
     hash_files,
     library_hash,
@@ -221,8 +222,25 @@ def test_the_files_of_an_experiment_are_its_recipe_and_not_its_runs(experiment_f
         (experiment_folder / name).parent.mkdir(parents=True, exist_ok=True)
         (experiment_folder / name).write_text("")
     (experiment_folder / "parts" / "neck.py").write_text("")
+    for name in (".pytest_cache/README.md", ".ipynb_checkpoints/config-checkpoint.py", ".vscode/settings.json"):
+        (experiment_folder / name).parent.mkdir()
+        (experiment_folder / name).write_text("what tools leave")
     names = [file.relative_to(experiment_folder).as_posix() for file in experiment_files(experiment_folder)]
     assert names == ["config.py", "loss.py", "parts/neck.py", "test.sh", "train.py"]
+    assert list(file_hashes(experiment_folder)) == names
+
+
+@pytest.mark.parametrize("handle", [1, 2])
+def test_the_output_of_this_process_is_no_part_of_the_recipe(experiment_folder, handle):
+    """As of `python train.py > log.txt`: else no run could be gone on with after a line was printed."""
+    (experiment_folder / "classes.txt").write_text("cat")
+    command = [sys.executable, "-c", "import sys; from public.experiment import *; "
+               "open(sys.argv[2], 'w').write(' '.join(file_hashes(Path(sys.argv[1]))))"]  # fmt: skip
+    answer = experiment_folder.parent / "answer"
+    with open(experiment_folder / "log.txt", "w") as log:
+        output = {"stdout": log} if handle == 1 else {"stderr": log}
+        subprocess.run([*command, str(experiment_folder), str(answer)], cwd=REPOSITORY, check=True, **output)
+    assert answer.read_text().split() == ["classes.txt", "config.py", "loss.py", "test.sh", "train.py"]
 
 
 def test_the_hash_changes_with_a_name_a_byte_and_the_border_between_files(tmp_path):

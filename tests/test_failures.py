@@ -111,6 +111,26 @@ def test_a_log_that_cannot_be_written_to(whole, fresh):
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 
+def spoil_a_gradient(step: int) -> None:
+    """In step `step`, from 1, one gradient is infinite, though the loss is finite."""
+    original = loop.Trainer.clip
+
+    def spoil_and_clip(self):
+        if self.state.step == step - 1:
+            next(p for p in self.state.model.parameters() if p.grad is not None).grad.fill_(float("inf"))
+        return original(self)
+
+    loop.Trainer.clip = spoil_and_clip
+
+
+def test_weights_that_are_not_finite_do_not_take_the_place_of_good_ones(whole, fresh):
+    log = train(fresh, "--checkpoint_minutes", "0", change=spoil_a_gradient, change_args=(5,), status=1)
+    line = error_line(log)
+    assert re.search(r"after step 5 [\w.]+ and 0 more parameters are not finite, though the loss was", line)
+    assert "saved: step 4 (training)" in line
+    goes_on_to_the_same_end(whole, fresh)
+
+
 def test_a_truncated_checkpoint_gives_way_to_the_one_before_it(whole, fresh):
     train(fresh, "--checkpoint_minutes", "0", **KILLED)
     (run,) = fresh.runs

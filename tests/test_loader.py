@@ -469,6 +469,8 @@ def test_a_run_that_skips_lists_what_it_skipped_and_repeats_its_bits(tmp_path):
         assert "train_0006.xml: object 0 is a 'cow'" in left_out
         assert "3 defective entries left out" in log
         assert "1 pictures could not be used; their objects count as not found" in log
+        num_train = sum(line.startswith("train: ") for line in listed)
+        assert f"{num_train} training pictures could not be used, others took their places" in log
         digests.append(experiment.digests(run))
     assert digests[0] == digests[1]
 

@@ -11,7 +11,7 @@ import torch
 
 from public.config import replace
 from public.experiment import load_experiment
-from public.test_scripts.reproduce import SHOWN, manifest_differences
+from public.test_scripts.reproduce import SHOWN, _check_whole, manifest_differences
 from public.training import chain
 from public.training.detection import DetectionTask
 from tests.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest
@@ -82,6 +82,13 @@ def test_a_changed_augmentation_is_found_at_its_first_step_and_named(fresh):
     assert f"equal up to step {step - 1}." in done.stdout
     assert "config.DetectionConfig.train_transforms.0.RandomFlip.prob: 0.5 -> 1.0" in done.stdout
     assert f"step {step + 1}/" not in done.stdout, "it stops at the difference"
+
+
+def test_steps_that_the_new_run_lacks_are_not_called_equal(tmp_path):
+    (tmp_path / chain.FILE).write_text('{"step": 1, "chain": "a"}\n{"step": 2, "chain": "b"}\n')
+    _check_whole(tmp_path, [1, 2])
+    with pytest.raises(ValueError, match="without digests of 2 recorded steps, the first is step 3"):
+        _check_whole(tmp_path, [1, 2, 3, 100])
 
 
 def test_the_comparison_ends_where_it_is_told_to(recorded):

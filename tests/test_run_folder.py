@@ -159,8 +159,12 @@ def test_logs_that_began_after_the_checkpoint_become_empty(experiment):
 def test_a_log_that_is_shorter_than_at_the_checkpoint_is_not_filled_up(experiment):
     run = RunFolder(make_run(experiment))
     run.append("train.log", "one")
-    run.truncate_logs(dict.fromkeys(LOG_FILES, 1000))
+    (run.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st')
+    lost = run.truncate_logs(dict.fromkeys(LOG_FILES, 1000))
     assert (run.path / "train.log").read_bytes() == b"one\n"
+    assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n', "no line is joined to a part of one"
+    assert [line.split(" has ")[0] for line in lost] == list(LOG_FILES)
+    assert run.truncate_logs(run.log_sizes()) == []
 
 
 @pytest.mark.parametrize("name", LOG_FILES)
@@ -280,6 +284,10 @@ DAMAGES = {
     "a setting of an older library": (drop_a_setting, "epochs"),
     "no settings": (lambda path: (path / "config.json").unlink(), "config.json"),
     "broken settings": (lambda path: (path / "config.json").write_text("{"), "Expecting"),
+    "a copy that uses what is gone": (
+        lambda path: (path / "experiment" / "config.py").write_text("import public\npublic.gone()"),
+        "AttributeError",
+    ),
     "a copy that imports what is gone": (
         lambda path: (path / "experiment" / "config.py").write_text("from public.nowhere import X"),
         "public.nowhere",
@@ -334,6 +342,9 @@ def test_the_identity_holds_code_data_and_what_cuts_a_run_short(experiment):
         file.write("# another comment\n")
     after = manifest.identity(experiment, {"train": "1"}, options)
     assert {name for name in before if before[name] != after[name]} == {"experiment"}
+    hashes = [before["experiment"]["loss.py"], after["experiment"]["loss.py"]]
+    assert manifest.code_change(before, after) == {"experiment/loss.py": hashes}
+    assert manifest.code_change(before, before) == {}
 
 
 def test_the_records_of_a_run_are_json_and_name_command_packages_and_machine(experiment):
@@ -390,6 +401,19 @@ def test_images_per_second_leave_evaluations_out_also_right_after_a_resume(exper
     assert first["images_per_second"] == pytest.approx(8 / 0.5)
     assert second["images_per_second"] == pytest.approx(8 / 2)
     assert (first["loss"], first["losses"], first["lr"]) == (3.0, {"cls": 1.0, "iou": 2.0}, 0.1)
+
+
+def test_a_gradient_that_is_not_finite_is_logged_as_null(experiment, clock):
+    """fp16 meets such steps and skips them; JSON has no number for them."""
+    run = RunFolder(make_run(experiment))
+    report = Reporter(run, device=torch.device("cpu"))
+    report.start(step=0, num_steps=2)
+    clock.now += 1
+    for step, norm in enumerate((float("inf"), 0.5), 1):
+        report.train(step=step, num_steps=2, epoch=0.5, lr=0.1, losses={"cls": 1.0}, norm=norm, images=8)
+        clock.now += 1
+    report.close()
+    assert [line["gradient_norm"] for line in told(run)] == [None, 0.5]
 
 
 def test_lines_go_to_the_terminal_and_the_log_and_without_a_run_nowhere(experiment, capsys):

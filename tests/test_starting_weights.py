@@ -85,6 +85,22 @@ def test_class_layers_and_factors_in_one(tmp_path, model):
             assert torch.equal(value, initial[name] if "pred_cls" in name else state[name]), name
 
 
+def test_class_layers_of_as_many_other_classes_are_reported(tmp_path, model, config):
+    """No shape shows that they were trained for other names, or for these in another order."""
+    path = save(tmp_path / "x.pth", random_state())
+    assert load_starting_weights(model, path, class_names=("a", "b", "c")) == []
+    (line,) = load_starting_weights(model, path, class_names=("a", "c", "b"))
+    assert line.endswith("but 2 of 3 classes have other names or places in the file: b -> c, c -> b")
+    unnamed = save(tmp_path / "y.pth", random_state(), class_names=[])
+    assert load_starting_weights(model, unnamed, class_names=("a", "c", "b")) == []
+    names = [f"class_{number}" for number in range(config.detector.num_classes)]
+    path = save(
+        tmp_path / "z.pth", config.detector.build_model().state_dict(), num_classes=len(names), class_names=names
+    )
+    _, notes = build_state(replace(config, starting_weights=str(path)), CPU, (*names[:-1], "other"))
+    assert any(f"1 of {len(names)} classes" in line and line.endswith(f"{names[-1]} -> other") for line in notes)
+
+
 # ---------------------------------------------------------------------------------------------- backbones
 
 

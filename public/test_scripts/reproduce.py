@@ -117,6 +117,7 @@ def _repeat(experiment: Experiment, recorded: list[dict], until: int, arguments,
         difference = _compare(recorded, run)
     if difference is None:
         compared = [line["step"] for line in recorded if line["step"] <= until]
+        _check_whole(run, compared)
         print(f"equal: {len(compared)} digests, steps {compared[0]} to {compared[-1]}, of {experiment.run} and {run}")
         return _compare_results(old, RunFolder(run).manifest)
     print(
@@ -126,6 +127,15 @@ def _repeat(experiment: Experiment, recorded: list[dict], until: int, arguments,
     lines = manifest_differences(old, RunFolder(run).manifest)
     print("\n".join(["what the manifests say:", *lines] if lines else ["the manifests do not differ"]))
     return 1
+
+
+def _check_whole(run: Path, steps: list[int]) -> None:
+    """Raises ValueError where the new run has no digest of a step that was recorded: then it was not compared."""
+    lacking = sorted(set(steps) - {line["step"] for line in chain.read_digests(run)})
+    if lacking:
+        raise ValueError(
+            f"{run} ended without digests of {len(lacking)} recorded steps, the first is step {lacking[0]}"
+        )
 
 
 def _compare_results(old: dict, new: dict) -> int:

@@ -155,6 +155,11 @@ class ClassificationTask(Task):
         """The metrics that matter, in a line: errors, as the papers print them."""
         return "  ".join(f"top-{k} error {_percent(metrics[f'top{k}_error'])}" for k in (1, TOP))
 
+    def best_text(self, value: float | None) -> str:
+        """As an error, like all that is printed: the best weights are those of the highest accuracy."""
+        rank = self.config.best_metric.removesuffix("_accuracy").removeprefix("top")
+        return f"top-{rank} error {_percent(None if value is None else 100 - value)}"
+
     def report(self, metrics: dict) -> str:
         """The full report of an evaluation."""
         num_images = len(self.data(self.evaluated))

@@ -16,12 +16,13 @@ from public.datasets.loader import (
     load_picture,
 )
 from public.evaluation import ImageDetections, format_class_table, merge
-from public.evaluation.coco import evaluate_coco, format_coco
+from public.evaluation.coco import COCO_METRICS, evaluate_coco, format_coco
 from public.evaluation.voc import evaluate_voc
 from public.input import ImageError, to_image
 from public.training.compute import autocast
 from public.training.task import Clock, Task, milliseconds
 
+METRICS = {"coco": tuple(COCO_METRICS), "voc": ("voc_AP50",), "voc07": ("voc07_AP50",)}  # what each of them measures
 PICTURE_SCORE = 0.3  # detections below it are left out of the pictures
 
 
@@ -32,6 +33,7 @@ class DetectionTask(Task):
 
     def __init__(self, **arguments) -> None:
         self._defects: dict[str, list[Defect]] = {}  # that were met when the sets were read, where they may be skipped
+        _check_metrics(arguments["config"])
         super().__init__(**arguments)
         self.decoder = self.config.detector.build_decoder()
         self.detections: list[ImageDetections] = []
@@ -156,11 +158,9 @@ class DetectionTask(Task):
         for name in self.config.metrics:
             if name == "coco":
                 metrics |= evaluate_coco(annotations, self.detections)
-            elif name in ("voc", "voc07"):
+            else:
                 method = "11point" if name == "voc07" else "area"
                 metrics[f"{name}_AP50"] = evaluate_voc(annotations, self.detections, method=method)["AP"]
-            else:
-                raise ValueError(f"metrics names {name!r}; there are coco, voc and voc07")
         return metrics
 
     def summary(self, metrics: dict) -> str:
@@ -200,3 +200,14 @@ class DetectionTask(Task):
             )
             sheet = drawing.side_by_side(left, right, ("ground truth", f"predictions (score >= {PICTURE_SCORE})"))
             drawing.save_image(folder / f"prediction_{found.index}.jpg", sheet)
+
+
+def _check_metrics(config) -> None:
+    """Raises ValueError where `metrics` names an unknown one, or lacks the one that chooses the best weights."""
+    if not config.metrics or not set(config.metrics) <= METRICS.keys():
+        raise ValueError(f"metrics is {config.metrics}; there are {', '.join(METRICS)}")
+    measured = [name for group in config.metrics for name in METRICS[group]]
+    if config.best_metric not in measured:
+        raise ValueError(
+            f"best_metric is {config.best_metric!r}, but metrics = {config.metrics} measures {', '.join(measured)}"
+        )

@@ -44,6 +44,22 @@ def check_finite(means: dict[str, float], terms: dict[str, torch.Tensor], batch,
     raise NonFiniteLossError(f"the loss is not finite at step {step}: " + "; ".join(messages))
 
 
+def check_weights(model: torch.nn.Module, step: int) -> None:
+    """Stops before a state is saved that holds a parameter which is not finite: it must not take the place of a good one.
+
+    A finite loss can have a gradient that is not finite, of which the next loss alone would tell.
+
+    Raises:
+        NonFiniteLossError: naming the step and the first such parameter.
+    """
+    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise NonFiniteLossError(
+            f"after step {step} {bad[0]} and {len(bad) - 1} more parameters are not finite, though the loss was: its "
+            "gradient was not, or the learning rate is too high. This state is not saved"
+        )
+
+
 def _save_batch(terms: dict[str, torch.Tensor], batch, step: int, path: Path) -> str:
     """Saves the batch, and says where, or why not: the other ranks are waiting for this one in any case."""
     content = {

@@ -11,10 +11,11 @@ It knows no task.  What it is handed (`public.training.detection`, ...) offers:
     inputs(batch)                        normalised images on the device
     evaluate(model)                      dict of metrics, the same on every rank
     summary(metrics)                     the metrics that matter, in a line
+    best_text(value)                     what the best weights reached, in words, where `value` of the best_metric is it
     on_epoch(model, epoch)               the family's own switch at the start of an epoch
     draw_batch(batch, step, folder)      a picture of the batch as the network saw it
     draw_predictions(folder)             pictures of the last evaluation
-    write_bad_samples(folder)            the list of pictures that could not be used, if there are any
+    write_bad_samples(folder)            the list of pictures that could not be used, if any; how many are of training
 """
 
 import contextlib
@@ -246,13 +247,14 @@ class Trainer:
             state.evaluations_without_best += 1
         state.metrics, state.phase = metrics, "training"
         reporter.evaluation(step=state.step, epoch=epochs_done, metrics=metrics)
-        mark = "the best so far" if is_best else f"best {self.config.best_metric} {state.best}"
+        mark = "the best so far" if is_best else f"best {self.task.best_text(state.best)}"
         reporter.line(f"after epoch {epochs_done}: {self.task.summary(metrics)}  ({mark})")
         if self.is_main:
             if is_best:
                 self.save_best(metrics)
             self.task.draw_predictions(self.run.path / "pictures")
-            self.task.write_bad_samples(self.run.path)
+            if count := self.task.write_bad_samples(self.run.path):
+                reporter.line(f"{count} training pictures could not be used, others took their places: bad_samples.txt")
             draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png")
         self.save()
         reporter.skip_time()
@@ -264,9 +266,15 @@ class Trainer:
             self.save()
 
     def save(self) -> None:
-        """Writes latest.pth: all that is needed to go on from this step with the same bits."""
+        """Writes latest.pth: all that is needed to go on from this step with the same bits.
+
+        Raises:
+            NonFiniteLossError: the weights are not finite; the checkpoints before are kept.
+        """
+        guards.check_weights(self.state.model, self.state.step)
         self._saved_at = time.monotonic()
         if self.is_main:
+            self.task.write_bad_samples(self.run.path)
             checkpoint = self.task.card() | self.state.state_dict()
             checkpoint["training"]["log_sizes"] = self.run.log_sizes()
             save_latest(checkpoint, self.run.path)

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from public import collectives, command_line
 from public.config import TrainingConfig, replace
 from public.datasets.picture_digests import content_digest
@@ -23,7 +25,7 @@ class Opening:
     epochs: int
     checkpoint: dict | None
     lines: list[str]
-    code_change: dict[str, list[str]] = field(default_factory=dict)  # what --allow_code_change let pass: [old, new]
+    code_change: dict[str, list] = field(default_factory=dict)  # what --allow_code_change let pass: name -> [old, new]
 
 
 def open_on_rank_0(experiment: Experiment, parsed: command_line.Parsed, task) -> Opening:
@@ -56,16 +58,16 @@ def _open(experiment: Experiment, parsed: command_line.Parsed, task) -> Opening:
     if options.resume == "none":
         return _new_run(experiment, parsed, identity, ["starting from scratch, as --resume none says"])
     if options.resume != "auto":
-        return _open_named(experiment, parsed, identity)
+        return _open_named(experiment, parsed, identity, task.device)
     run, passed = run_folder.find_unfinished(experiment, config, identity, options.allow_code_change)
     if run is None:
         return _new_run(
             experiment, parsed, identity, ["starting from scratch: no unfinished run to go on with", *passed]
         )
-    return _resume(run, experiment, config, identity, passed)
+    return _resume(run, experiment, config, identity, task.device, passed)
 
 
-def _open_named(experiment: Experiment, parsed: command_line.Parsed, identity: dict) -> Opening:
+def _open_named(experiment: Experiment, parsed: command_line.Parsed, identity: dict, device: torch.device) -> Opening:
     options, config = parsed.options, parsed.config
     run = run_folder.named_run(experiment, options.resume)
     if options.extend_epochs is None and run.manifest.get("finished"):
@@ -81,7 +83,7 @@ def _open_named(experiment: Experiment, parsed: command_line.Parsed, identity: d
     if not run.lock():
         raise ValueError(f"another process is working on {run.path}")
     return (
-        _resume(run, experiment, config, identity, [])
+        _resume(run, experiment, config, identity, device, [])
         if options.extend_epochs is None
         else _extend(run, experiment, parsed, identity, config)
     )
@@ -95,14 +97,23 @@ def _new_run(experiment: Experiment, parsed: command_line.Parsed, identity: dict
 
 
 def _resume(
-    run: RunFolder, experiment: Experiment, config: TrainingConfig, identity: dict, passed: list[str]
+    run: RunFolder,
+    experiment: Experiment,
+    config: TrainingConfig,
+    identity: dict,
+    device: torch.device,
+    passed: list[str],
 ) -> Opening:
     checkpoint, notes = load_latest(run.path)
     check_parts(checkpoint, "log_sizes", *(("raw_model", "ema") if config.ema else ()))
     training = checkpoint["training"]
-    run.truncate_logs(training["log_sizes"])
-    lines = [f"resuming {run.path} from step {training['step']} ({training['phase']}), best {training['best']}", *notes]
-    before = run.manifest["starts"][-1]["processes"] if run.manifest["starts"] else collectives.world_size()
+    lost = run.truncate_logs(training["log_sizes"])
+    lines = [f"resuming {run.path} from step {training['step']} ({training['phase']}), best {training['best']}"]
+    lines += [*notes, *lost]
+    starts = run.manifest["starts"]
+    if starts:
+        lines += manifest.machine_change(starts[-1], manifest.start_record(device, config, training["step"]))
+    before = starts[-1]["processes"] if starts else collectives.world_size()
     if before != collectives.world_size():
         lines.append(
             f"{collectives.world_size()} processes go on with what {before} began: the same batches, weights equal to "
@@ -111,8 +122,7 @@ def _resume(
     change = manifest.code_change(run.manifest["identity"], identity)
     if change:
         lines.append(f"the code has changed ({', '.join(change)}), as --allow_code_change lets it: recorded")
-        run.replace_experiment(experiment, training["step"])
-        run.update_manifest(identity=identity)
+        run.replace_experiment(experiment, training["step"], identity=identity)
     return Opening(
         run=run, path=run.path, epochs=config.epochs, checkpoint=checkpoint, lines=lines + passed, code_change=change
     )
@@ -125,6 +135,9 @@ def _extend(
     epochs = config.epochs + parsed.options.extend_epochs
     checkpoint, _ = load_latest(old.path)
     check_parts(checkpoint)
+    training = checkpoint["training"]
+    if config.early_stop is not None and training["evaluations_without_best"] >= config.early_stop:
+        training["evaluations_without_best"] = 0  # early stop ended the old run; the new one is to begin
     run = RunFolder.create(
         experiment, replace(config, epochs=epochs), parsed.overrides | {"epochs": [config.epochs, epochs]}
     )

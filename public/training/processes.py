@@ -24,7 +24,10 @@ def choose_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if num_gpus else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name} is no device: auto, cpu, cuda, cuda:1") from None
     if device.type == "cuda":
         index = local_rank() if device.index is None else device.index
         if index >= num_gpus:
@@ -33,6 +36,18 @@ def choose_device(name: str) -> torch.device:
             )
         return torch.device("cuda", index)
     return device
+
+
+def check_launcher() -> None:
+    """Raises ValueError where a number of processes is set, but not all that a launcher would set with it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']} but not {', '.join(missing)}: start several "
+            "processes by torchrun, or take WORLD_SIZE out of the environment"
+        )
 
 
 @contextmanager

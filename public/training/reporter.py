@@ -1,5 +1,6 @@
 """What a run tells: lines on the terminal and in train.log, metrics.jsonl, TensorBoard, and a progress bar.  Rank 0 only."""
 
+import math
 import resource
 import sys
 import time
@@ -71,7 +72,8 @@ class Reporter:
         if norm is not None:
             scalars["gradient_norm"] = norm
         self.run.append_metrics(
-            kind="train", step=step, epoch=round(epoch, 6), lr=lr, loss=total, losses=losses, gradient_norm=norm,
+            kind="train", step=step, epoch=round(epoch, 6), lr=lr, loss=total, losses=losses,
+            gradient_norm=norm if norm is None or math.isfinite(norm) else None,  # fp16 skips such steps
             images_per_second=round(speed, 2), memory_gib=round(memory, 3),
         )  # fmt: skip
         for name, value in scalars.items():

@@ -33,7 +33,11 @@ def main(file: str) -> None:
     """Trains the experiment in whose folder `file` lies."""
     experiment = load_experiment(Path(file).resolve().parent)
     parsed = command_line.parse(experiment.config, _recipe_card(experiment), sys.argv[1:])
-    device = processes.choose_device(parsed.options.device)
+    try:
+        device = processes.choose_device(parsed.options.device)
+        processes.check_launcher()
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     try:
         with processes.process_group(device), forbid_global_random():
             processes.apply_modes(parsed.config, device)
@@ -125,20 +129,22 @@ def _prepare(
         data_root = find_data_root(options.data_root)
         task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
         task.check_batches()
-        return task, *build_state(config, device)
+        return task, *build_state(config, device, task.class_names)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
-def build_state(config: TrainingConfig, device: torch.device) -> tuple[TrainingState, list[str]]:
-    """Model, optimizer, average and scaler at step 0, and lines for the log."""
+def build_state(
+    config: TrainingConfig, device: torch.device, class_names: tuple[str, ...] | None = None
+) -> tuple[TrainingState, list[str]]:
+    """Model, optimizer, average and scaler at step 0, and lines for the log; `class_names` are those of the data."""
     random_streams.seed_torch(config.seed, "model")
     model = config.network_settings.build_model()
     notes = []
     if config.starting_weights is not None:
         path = find_starting_weights(config.starting_weights)
         check_keywords(config.network_settings, path)
-        lines = load_starting_weights(model, path, backbone_only=config.backbone_only)
+        lines = load_starting_weights(model, path, backbone_only=config.backbone_only, class_names=class_names)
         notes = [f"starting from {path.name}", *lines]
     frozen = freeze_parameters(model, config.freeze)
     total = sum(p.numel() for p in model.parameters())
@@ -163,7 +169,7 @@ def _record_start(
 ) -> None:
     start = manifest.start_record(device, parsed.config, state.step) | {"digest": digest(state.model.state_dict())}
     if code_change:
-        start["code_change"] = code_change
+        start |= {"code_change": code_change, "git": manifest.git_state()}
     run.update_manifest(starts=[*run.manifest["starts"], start], data=task.describe())
     for name, lines in task.records().items():
         (run.path / name).write_text("\n".join(lines) + "\n")
@@ -178,7 +184,7 @@ def _finish(run: RunFolder, state: TrainingState, task: Task, reporter: Reporter
     for line in task.report(state.metrics).splitlines():
         reporter.line(line)
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
-    reporter.line(f"best {task.config.best_metric} {state.best}; weights {run.path / 'best.pth'}")
+    reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")
 
 

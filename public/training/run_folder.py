@@ -2,6 +2,7 @@
 
 runs/<time>/
     config.json  overrides.json  experiment/   the resolved settings, what the command line changed, a copy of the folder
+    experiment_from_step<N>/                   the copy from that step on, where --allow_code_change let the code differ
     manifest.json                              command, code, packages, hardware, data, every start, digests, result
     train.log  metrics.jsonl  tensorboard/     the log, one JSON object a line, events
     digests.jsonl                              a chain of digests, by which another run can be compared step by step
@@ -17,10 +18,10 @@ import time
 from pathlib import Path
 
 from public.config import TrainingConfig, differences, freeze
-from public.experiment import Experiment, experiment_files, load_experiment
+from public.experiment import Experiment, experiment_files, load_experiment, run_copy
 from public.files import write_whole
 from public.training.checkpoint import has_checkpoint
-from public.training.manifest import CODE
+from public.training.manifest import CODE, code_change
 
 LOG_FILES = ("train.log", "metrics.jsonl", "digests.jsonl")
 
@@ -51,25 +52,32 @@ class RunFolder:
                 path = experiment.runs / f"{name}-{number}"
         run = cls(path)
         run.lock()
-        run._copy_experiment(experiment)
+        run._copy_experiment(experiment, "experiment")
         (path / "pictures").mkdir()
         run.write_json("overrides.json", {name: [freeze(v) for v in pair] for name, pair in overrides.items()})
         run.write_json("config.json", freeze(config))
         return run
 
-    def _copy_experiment(self, experiment: Experiment) -> None:
-        source = experiment.run / "experiment" if experiment.run else experiment.folder
+    def _copy_experiment(self, experiment: Experiment, name: str) -> None:
+        source = experiment.source
         for file in experiment_files(source):
-            copy = self.path / "experiment" / file.relative_to(source)
+            copy = self.path / name / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, copy)
 
-    def replace_experiment(self, experiment: Experiment, step: int) -> None:
-        """Copies the experiment's folder anew, where its code has changed; the old copy stays beside it."""
-        old = self.path / f"experiment_until_step{step}"
-        if not old.exists():
-            (self.path / "experiment").rename(old)
-        self._copy_experiment(experiment)
+    def replace_experiment(self, experiment: Experiment, step: int, **entries: object) -> None:
+        """Copies the experiment's folder anew, where its code has changed, to experiment_from_step<step>/.
+
+        The old copy stays beside it.  The manifest says which of them is in force, and is written once, with `entries`: a
+        process that is killed on the way leaves the old code in force, or the new.
+        """
+        name = f"experiment_from_step{step}"
+        if name == run_copy(self.path).name:  # the code has changed again before a step was saved
+            name += "_again"
+        if (self.path / name).exists():  # of a process that was killed on the way
+            shutil.rmtree(self.path / name)
+        self._copy_experiment(experiment, name)
+        self.update_manifest(experiment_copy=name, **entries)
 
     def lock(self) -> bool:
         """Takes the folder for this process; False where another process has it.  A process that dies lets go.
@@ -126,8 +134,12 @@ class RunFolder:
         """The present sizes of the log files in bytes; a checkpoint keeps them."""
         return {name: (self.path / name).stat().st_size if (self.path / name).exists() else 0 for name in LOG_FILES}
 
-    def truncate_logs(self, sizes: dict[str, int]) -> None:
+    def truncate_logs(self, sizes: dict[str, int]) -> list[str]:
         """Cuts the log files back to `sizes`, so that a resumed run writes no line twice.
+
+        Returns:
+            A line for each file that is shorter than that: its last lines are lost (a disk, a machine that went down).  It
+            stays as it is but for a part of a line at its end, to which the next line would be joined.
 
         Raises:
             ValueError: `sizes` lacks a log file, naming it.
@@ -135,9 +147,17 @@ class RunFolder:
         lacking = sorted(set(LOG_FILES) - sizes.keys())
         if lacking:
             raise ValueError(f"the checkpoint of {self.path} lacks the size of {lacking[0]}; the run cannot go on")
+        lost = []
         for name, present in self.log_sizes().items():
-            if sizes[name] < present:  # a log that was shortened by hand stays as it is
+            if sizes[name] < present:
                 os.truncate(self.path / name, sizes[name])
+            elif sizes[name] > present:
+                lost.append(
+                    f"{name} has {present} bytes, at the checkpoint it had {sizes[name]}: its last lines are lost"
+                )
+                if present:
+                    os.truncate(self.path / name, (self.path / name).read_bytes().rfind(b"\n") + 1)
+        return lost
 
 
 # ---------------------------------------------------------------------------------------------- which run to go on with
@@ -181,21 +201,30 @@ def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_
     """Why a run must not be gone on with under these settings, code, data and packages: names, old and new values."""
     try:
         recorded = load_experiment(run.path).config
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        return [f"its settings no longer fit the library: {error}"]
+    except Exception as error:  # its copy of config.py is any program
+        return [f"its settings no longer fit the library: {type(error).__name__}: {' '.join(str(error).split())}"]
     reasons = [f"{name} was {old!r}, now {new!r}" for name, old, new in differences(recorded, config)]
     recorded_identity = run.manifest["identity"]
-    for name in sorted(recorded_identity.keys() | identity.keys()):
+    if not allow_code_change:
+        hint = "--allow_code_change goes on all the same, and records it"
+        for name, hashes in code_change(recorded_identity, identity).items():
+            old, new = (value[:12] if value else "absent" for value in hashes)
+            reasons.append(f"{name} was {old}, now {new} ({hint})")
+    for name in sorted((recorded_identity.keys() | identity.keys()) - set(CODE)):
         old, new = recorded_identity.get(name), identity.get(name)
-        if allow_code_change and name in CODE:
-            continue
         if isinstance(old, dict) and isinstance(new, dict):
             changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-            reasons += [f"{name}.{key} was {old.get(key)}, now {new.get(key)}" for key in changed]
+            reasons += [f"{name}.{key} was {old.get(key)}, now {new.get(key)}{_how_read(key, old)}" for key in changed]
         elif old != new:
-            hint = " (--allow_code_change goes on all the same, and records it)" if name in CODE else ""
-            reasons.append(f"{name} was {old}, now {new}{hint}")
+            reasons.append(f"{name} was {old}, now {new}")
     return reasons
+
+
+def _how_read(key: str, old: dict) -> str:
+    """What to do where one of two fingerprints of the data was made without reading the pictures."""
+    if not key.endswith("_pictures"):
+        return ""
+    return " (it was started with --fingerprint full)" if key in old else " (it was started without --fingerprint full)"
 
 
 def named_run(experiment: Experiment, name: str) -> RunFolder:

@@ -10,6 +10,7 @@ from torch import nn
 from public import collectives
 from public.config import TrainingConfig
 from public.datasets.loader import EvalBatches, TrainBatches, make_loader
+from public.families import FAMILIES
 from public.files import write_whole
 from public.input import normalise
 from public.training.compute import memory_format
@@ -47,6 +48,7 @@ class Task:
         self._skipped: dict[str, None] = {}  # lines on pictures that could not be used, in order, each once
         self.class_names = class_names
         self.class_names = class_names or self.data("train").class_names
+        _check_name(config.network_settings)
         num_classes = config.network_settings.num_classes
         if len(self.class_names) != num_classes:
             raise ValueError(
@@ -171,6 +173,10 @@ class Task:
         )
         return self._noting_skipped(self._loader(self.evaluation_dataset(split), batches), split)
 
+    def best_text(self, value: float | None) -> str:
+        """What the best weights so far reached, in words: "AP 0.3460"."""
+        return f"{self.config.best_metric} {'-' if value is None else f'{value:.4f}'}"
+
     # ------------------------------------------------------------------------------------------ what was skipped
 
     def _noting_skipped(self, batches, split: str):
@@ -183,13 +189,31 @@ class Task:
         """Lines on the pictures of the evaluated split that could not be used."""
         return [line for line in self._skipped if line.startswith(f"{self.evaluated}: ")]
 
-    def write_bad_samples(self, folder: Path) -> None:
-        """Adds the pictures that could not be used so far to bad_samples.txt, each once; without any, writes nothing."""
+    def write_bad_samples(self, folder: Path) -> int:
+        """Adds the pictures that could not be used so far to bad_samples.txt, each once; without any, writes nothing.
+
+        Returns:
+            How many pictures of the training set it lists.
+        """
         path = folder / "bad_samples.txt"
         lines = dict.fromkeys(path.read_text().splitlines()) if path.exists() else {}
         if self._skipped.keys() - lines.keys():
-            content = "".join(f"{line}\n" for line in lines | self._skipped)
+            lines |= self._skipped
+            content = "".join(f"{line}\n" for line in lines)
             write_whole(path, lambda file: file.write(content.encode()))
+        return sum(line.startswith("train: ") for line in lines)
+
+
+def _check_name(settings) -> None:
+    """Raises ValueError where an experiment's own settings are called like the library's.
+
+    A checkpoint names its settings.  Moved out of its run, it would be opened by the library's.
+    """
+    name = type(settings).__name__
+    if type(settings) is not FAMILIES.get(name, type(settings)):
+        raise ValueError(
+            f"the class {name} of {type(settings).__module__} has the name of the library's own settings; call it otherwise"
+        )
 
 
 class Clock:

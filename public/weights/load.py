@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from public.datasets.imagenet_names import are_folder_names, imagenet_words
 from public.experiment import REPOSITORY
 from public.training.checkpoint import load_checkpoint
 from public.weights.known import how_to_get
@@ -45,7 +46,9 @@ def check_keywords(settings, path: Path) -> None:
         )
 
 
-def load_starting_weights(model: nn.Module, path: Path, backbone_only: bool = False) -> list[str]:
+def load_starting_weights(
+    model: nn.Module, path: Path, backbone_only: bool = False, class_names: tuple[str, ...] | None = None
+) -> list[str]:
     """Loads the weights of checkpoint `path` into `model`; returns a line for whatever was not simply taken over.
 
     Every parameter of the file has its place in the model and the other way round, with two exceptions, which are
@@ -55,6 +58,8 @@ def load_starting_weights(model: nn.Module, path: Path, backbone_only: bool = Fa
     Args:
         backbone_only: take the parameters `backbone.*` alone, from a detector or a backbone, and leave the rest of the
             model as it is.
+        class_names: of the data; where class layers are taken over that were trained for other names, or for these in
+            another order, that is reported.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,6 +87,8 @@ def load_starting_weights(model: nn.Module, path: Path, backbone_only: bool = Fa
     lines = [f"{name}: {reason}" for name, reason in left_out.items()]
     if factors:
         lines.append(f"{len(factors)} learnt factors that the file lacks are 1: {', '.join(factors)}")
+    if not backbone_only and class_names is not None and not left_out:
+        lines += _other_names(checkpoint.get("class_names"), class_names)
     if backbone_only:
         lines.insert(0, _backbone_line(model, checkpoint["model"], taken))
     return lines
@@ -110,6 +117,19 @@ def _left_out(path: Path, checkpoint: dict, own: dict, state: dict, model: nn.Mo
             raise ValueError(f"{path}: {name} has shape {tuple(value.shape)}, the model's has {tuple(own[name].shape)}")
         left_out[name] = f"{tuple(value.shape)} in the file, {tuple(own[name].shape)} here; initial values kept"
     return left_out
+
+
+def _other_names(own: list[str] | None, class_names: tuple[str, ...]) -> list[str]:
+    """A line where class layers of as many classes were trained for others, which no shape shows."""
+    if are_folder_names(class_names) and tuple(own or ()) == imagenet_words():
+        return []  # the same classes under both of their names
+    differing = [(one, other) for one, other in zip(own or (), class_names) if one != other]
+    if not differing:
+        return []
+    return [
+        f"the class layers are taken over, but {len(differing)} of {len(class_names)} classes have other names or places in "
+        f"the file: {', '.join(f'{one} -> {other}' for one, other in differing[:5])}{', ...' if differing[5:] else ''}"
+    ]
 
 
 def _backbone_line(model: nn.Module, content: dict, taken: dict) -> str:
