@@ -227,7 +227,7 @@ def _draw_globally() -> None:
 
 
 def _repeat_lines() -> None:
-    run_folder.RunFolder.truncate_logs = lambda self, sizes: None
+    run_folder.RunFolder.truncate_logs = lambda self, sizes: []
 
 
 SABOTAGE = {"ema": _forget_ema_count, "global_generator": _draw_globally, "repeated_lines": _repeat_lines}

@@ -168,7 +168,9 @@ def test_a_file_that_would_execute_something_is_refused(tmp_path, save):
 
 def test_objects_of_other_classes_are_refused(tmp_path):
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module\.pth is not a checkpoint that can be read safely: it holds code, torch"):
+    with pytest.raises(
+        ValueError, match=r"module\.pth is not a checkpoint that can be read safely: it holds code, torch"
+    ):
         load_checkpoint(tmp_path / "module.pth")
 
 

@@ -158,7 +158,7 @@ def test_two_processes_finish_an_evaluation_before_they_end(fresh):
 def test_under_torchrun(fresh):
     """The launcher is sent SIGTERM; it hands it on, and the run goes on where its processes agreed to stop."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    fresh.train(launcher=launcher)
+    train(fresh, world_size=2)
     undisturbed = fresh.digests()
     process = subprocess.Popen(
         fresh.command("--resume", "none", "--epochs", "60", launcher=launcher),
@@ -174,7 +174,7 @@ def test_under_torchrun(fresh):
     step = load_checkpoint(run / "latest.pth")["training"]["step"]
     assert 5 <= step < 180
     assert f"stopped by SIGTERM. saved: step {step}" in log
-    fresh.train("--epochs", "60", "--max_steps", "9", "--resume", "none", launcher=launcher)
+    train(fresh, "--epochs", "60", "--max_steps", "9", "--resume", "none", world_size=2)
     cut = read_metrics(fresh.runs[-1])
     assert fresh.digests() == undisturbed, "60 epochs cut to 9 steps are 3 epochs: the schedule's horizon is its own"
     assert [line for line in read_metrics(run) if line["step"] <= min(step, 8)] == [

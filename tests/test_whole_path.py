@@ -1,4 +1,8 @@
-"""A whole experiment, as a user starts it: train, resume, extend, evaluate, detect; one process and several."""
+"""A whole experiment, as a user runs it: train, resume, extend, evaluate, detect; one process and several.
+
+The first training, those from another folder and those by a launcher are started as a user starts them; the others are
+forked (see `forked_training`).
+"""
 
 import json
 import os
@@ -14,8 +18,11 @@ import torch
 import public
 from public import random_streams
 from public.experiment import load_experiment
-from public.training.checkpoint import load_checkpoint
+from public.models import create_model
+from public.training.checkpoint import digest, load_checkpoint
 from public.training.detection import DetectionTask
+from public.training.reporter import Reporter
+from tests import forked_training
 from tests.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest, read_metrics
 from tests.processes import run_processes
 from tests.tiny_data import TINY_CLASSES, write_coco
@@ -29,12 +36,20 @@ def trained(tmp_path_factory):
     return experiment
 
 
+class ForkedExperiment(TinyExperiment):
+    """As `TinyExperiment`; without `launcher` and `cwd`, which only a command has, forked, in `world_size` processes."""
+
+    def train(self, *flags: str, fails: bool = False, world_size: int = 1, **command) -> str:
+        if command:
+            return super().train(*flags, fails=fails, **command)
+        return forked_training.train(self, *flags, status=int(fails), world_size=world_size)
+
+
 @pytest.fixture
 def fresh(trained, tmp_path):
     """A copy of the tiny experiment without runs, beside the same data."""
-    folder = tmp_path / "tiny_experiment"
-    shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns("runs", "__pycache__"))
-    return TinyExperiment(folder, trained.data_root)
+    copied = trained.copy(tmp_path)
+    return ForkedExperiment(copied.folder, copied.data_root)
 
 
 def test_run_folder_holds_everything(trained):
@@ -81,27 +96,21 @@ def test_another_seed_gives_other_weights(trained, fresh):
     assert fresh.digests()["weights"] != trained.digests()["weights"]
 
 
-KILL_AT_LINE = """
-import os, runpy, signal, sys
-from public.training.reporter import Reporter
-text, say = sys.argv[1], Reporter.line
-def line(self, words):
-    say(self, words)
-    if text in words:
-        os.kill(os.getpid(), signal.SIGKILL)
-Reporter.line = line
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+def kill_at_line(text: str) -> None:
+    """A `change` of `Training`: it dies by SIGKILL at the moment its log says `text`."""
+    say = Reporter.line
+
+    def line(self, words):
+        say(self, words)
+        if text in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Reporter.line = line
 
 
 def kill_after(experiment: TinyExperiment, text: str, *flags: str) -> None:
     """Starts a run that is killed by SIGKILL at the moment its log says `text`."""
-    python, *rest = experiment.command(*flags)
-    done = subprocess.run(
-        [python, "-c", KILL_AT_LINE, text, *rest], env=ENVIRONMENT, cwd=experiment.folder, timeout=300
-    )
-    assert done.returncode == -signal.SIGKILL
+    forked_training.train(experiment, *flags, change=kill_at_line, change_args=(text,), status=-signal.SIGKILL)
 
 
 @pytest.mark.parametrize("moment", ["step 5/", "step 6/", "after epoch 2"])
@@ -135,7 +144,7 @@ def test_named_resume_refuses_what_differs(trained, fresh):
     assert "lr was 0.01, now 0.5" in log
     (fresh.folder / "loss.py").write_text((fresh.folder / "loss.py").read_text() + "\n# changed\n")
     log = fresh.train("--resume", run.name, fails=True)
-    assert "experiment was" in log
+    assert "experiment/loss.py was" in log
     assert (run / "latest.pth").read_bytes() == before
     assert "Traceback" not in log
 
@@ -190,11 +199,10 @@ def test_two_processes_by_each_launcher(trained, fresh, launcher):
 
 
 def test_two_processes_resume_to_the_same_bits(fresh):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master-port={29500 + os.getpid() % 400}")
-    fresh.train("--resume", "none", launcher=launcher)
+    fresh.train("--resume", "none", world_size=2)
     whole = fresh.digests()
-    fresh.train("--epochs", "2", launcher=launcher)
-    fresh.train("--epochs", "2", "--resume", fresh.runs[-1].name, "--extend_epochs", "1", launcher=launcher)
+    fresh.train("--epochs", "2", world_size=2)
+    fresh.train("--epochs", "2", "--resume", fresh.runs[-1].name, "--extend_epochs", "1", world_size=2)
     assert fresh.digests() == whole
 
 
@@ -227,6 +235,51 @@ def test_detection_of_one_image(trained, tmp_path):
     assert set(found["names"]) <= {"bird", "cat", "dog"}
     nothing = public.load(run / "best.pth", device="cpu")(str(image), 1.0)
     assert nothing["boxes"].shape == (0, 4)
+
+
+def test_a_run_and_an_experiment_stand_for_their_best_weights(trained, fresh, tmp_path):
+    image = next((trained.data_root / "tiny" / "JPEGImages").glob("val_*.png"))
+    scores = [
+        public.load(place, "cpu")(image)["scores"].tolist()
+        for place in (trained.runs[0] / "best.pth", trained.runs[0], str(trained.folder))
+    ]
+    assert scores[0] == scores[1] == scores[2] != []
+    with pytest.raises(FileNotFoundError, match=r"has no best\.pth yet"):
+        public.load(fresh.folder)
+    with pytest.raises(FileNotFoundError, match="neither an experiment's folder"):
+        public.load(tmp_path)
+
+
+BACKBONE = """
+    def build_model(self, **how):
+        return super().build_model(backbone=create_model("lcnet_035", features_only=True), **how)
+"""
+
+
+def test_a_detector_on_another_backbone_is_rebuilt_from_its_run(fresh, tmp_path):
+    """No setting says so: the run's copy of the folder does."""
+    page = (fresh.folder / "config.py").read_text()
+    page = page.replace("    loss_factor: float\n", f"    loss_factor: float\n{BACKBONE}", 1)
+    page = page.replace("from public.config", "from public.models import create_model\nfrom public.config", 1)
+    (fresh.folder / "config.py").write_text(page)
+    fresh.train("--max_steps", "1")
+    run = shutil.copytree(fresh.runs[0], tmp_path / "moved" / "run")
+    shutil.rmtree(fresh.folder)
+    model = public.load(run, "cpu").model
+    assert set(model.backbone.out_channels) < set(create_model("lcnet_035", features_only=True).out_channels)
+    assert digest(model.state_dict()) == read_manifest(run)["finished"]["digests"]["ema"]
+
+
+def test_own_settings_are_not_called_like_the_librarys(fresh):
+    """Moved out of its run, their checkpoint would be opened by the library's."""
+    page = (fresh.folder / "config.py").read_text()
+    page = page.replace("from public.families.ppyoloe import PPYOLOE", "from public.families import ppyoloe")
+    page = page.replace("HalfPPYOLOE(PPYOLOE)", "PPYOLOE(ppyoloe.PPYOLOE)").replace("HalfPPYOLOE", "PPYOLOE")
+    (fresh.folder / "config.py").write_text(page)
+    log = fresh.train(fails=True)
+    assert log.startswith("error: the class PPYOLOE of ")
+    assert "has the name of the library's own settings; call it otherwise" in log
+    assert fresh.runs == []
 
 
 def test_weights_moved_out_of_their_run_need_their_experiment(trained, tmp_path):
@@ -363,8 +416,7 @@ def test_two_machines_by_torchrun(trained, fresh):
         machines.append(subprocess.Popen(command, env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL))
     assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
     two_machines = fresh.digests()
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
-    fresh.train("--resume", "none", launcher=launcher)
+    fresh.train("--resume", "none", world_size=2)
     assert fresh.digests() == two_machines
 
 
@@ -392,8 +444,7 @@ def test_data_errors_stop_before_the_first_step(trained, fresh):
 
 
 def test_batch_not_divisible_by_the_processes(fresh):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master-port={29500 + os.getpid() % 400}")
-    log = fresh.train("--batch_size", "5", launcher=launcher, fails=True)
+    log = fresh.train("--batch_size", "5", world_size=2, fails=True)
     assert "batch_size 5 cannot be split evenly over 2 processes" in log
 
 
