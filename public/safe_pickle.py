@@ -100,9 +100,10 @@ class PickleMachine:
         except _RefusedError as error:
             raise ValueError(f"{error} (byte {position})") from None
         except (ValueError, IndexError, KeyError, OverflowError) as error:
+            reason = f"it refers to entry {error}, which it has not" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"no whole pickle of {self.purpose} ({len(data)} bytes, begins with {data[:16]!r}): after byte "
-                f"{position}: {error}; download it again"
+                f"{position}: {reason}; download it again"
             ) from error
         if data.tell() != len(data):
             raise ValueError(f"{len(data) - data.tell()} bytes follow the end of the pickle")

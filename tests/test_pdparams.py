@@ -252,7 +252,7 @@ class Slots:
         (PROTO + b"}.", "holds no state dict"),
         (PROTO + b"}}.", "leaves 2 objects"),
         (PROTO + b"}.trailing", "8 bytes follow the end"),
-        (PROTO + b"h\x05.", "no whole pickle"),
+        (PROTO + b"h\x05.", "it refers to entry 5, which it has not; download it again"),
         (PROTO + b"t.", "no whole pickle"),
         (PROTO + b"0.", "instruction POP"),
         (PROTO + b"R.", "no whole pickle"),
