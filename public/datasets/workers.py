@@ -6,6 +6,7 @@ Python's and numpy's global generators raise in them.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import threading
@@ -16,6 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+SIGNS = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+)  # by which a death shows: torch's, and broken connections
 PATIENCE = 1.0  # seconds in which a worker whose connection broke is seen to be dead
 
 
@@ -55,7 +62,7 @@ class WatchedLoader(DataLoader):
 
     def _check_workers(self, error: Exception) -> None:
         """Raises DeadWorkerError if one is why `error` was raised."""
-        if str(error).startswith("Caught "):  # a worker has told of it, so it lives
+        if not isinstance(error, SIGNS) or str(error).startswith("Caught "):  # a worker that tells of an error lives
             return
         given_up = time.monotonic() + PATIENCE
         while all(worker.exitcode in (None, 0) for worker in self._workers):
