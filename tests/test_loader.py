@@ -38,6 +38,7 @@ from public.datasets.workers import DeadWorkerError, forbid_global_random
 from public.input import ImageError, InputSpec, to_image
 from public.random_streams import stream
 from tests.experiments import TinyExperiment
+from tests.forked_training import train
 
 TRANSFORMS = (
     ColorDistort(brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5),
@@ -450,12 +451,12 @@ def test_a_run_that_skips_lists_what_it_skipped_and_repeats_its_bits(tmp_path):
         (folder / "Annotations/train_0005.xml").unlink()
         write_voc_xml(folder / "Annotations/train_0006.xml", size=(48, 64), objects=[("cow", (1, 1, 9, 9), False)])
         flags = ("--epochs", "1", "--num_workers", workers)
-        failed = experiment.train(*flags, fails=True)
+        failed = train(experiment, *flags, status=1)
         assert "error: " in failed
         settings = experiment.folder / "config.py"  # classes, which unknown ones are told from, need a prescription
         names = 'classes=("bird", "cat", "dog")'
         settings.write_text(settings.read_text().replace("classes=None", names).replace('"error"', '"skip"'))
-        log = experiment.train(*flags)
+        log = train(experiment, *flags)
         (run,) = experiment.runs
         listed = (run / "bad_samples.txt").read_text().splitlines()
         assert any(line.startswith("val: ") and "val_0001.png: empty" in line for line in listed)
