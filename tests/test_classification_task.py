@@ -337,3 +337,10 @@ def test_the_command_line_has_flags_for_the_settings(whole, capsys):
     with pytest.raises(SystemExit):
         command_line.parse(config, "", ["--best_metric", "top1_error"])
     assert "invalid top1_accuracy or top5_accuracy value: 'top1_error'" in capsys.readouterr().err
+
+
+def test_the_best_is_told_as_an_error(whole):
+    task = task_of(whole, best_metric="top1_accuracy")
+    assert task.best_text(75.0) == "top-1 error 25.000 %"
+    assert task.best_text(None) == "top-1 error -"
+    assert task_of(whole, best_metric="top5_accuracy").best_text(100.0) == "top-5 error 0.000 %"

@@ -38,7 +38,7 @@ from public.datasets.workers import DeadWorkerError, forbid_global_random
 from public.input import ImageError, InputSpec, to_image
 from public.random_streams import stream
 from tests.experiments import TinyExperiment
-from tests.forked_training import train
+from tests.forked_training import signal_in_step, train
 
 TRANSFORMS = (
     ColorDistort(brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5),
@@ -474,6 +474,23 @@ def test_a_run_that_skips_lists_what_it_skipped_and_repeats_its_bits(tmp_path):
         assert f"{num_train} training pictures could not be used, others took their places" in log
         digests.append(experiment.digests(run))
     assert digests[0] == digests[1]
+
+
+def test_what_was_skipped_before_a_kill_stays_listed(tmp_path):
+    """Of the steps up to the checkpoint, which are not trained again; the list is that of an undisturbed run."""
+    undisturbed = TinyExperiment.create(tmp_path / "undisturbed")
+    for name in ("train_0003", "train_0004", "train_0007"):
+        (undisturbed.data_root / f"tiny/JPEGImages/{name}.png").write_bytes(b"")
+    settings = undisturbed.folder / "config.py"
+    settings.write_text(settings.read_text().replace('"error"', '"skip"'))
+    killed = undisturbed.copy(tmp_path / "killed")
+    flags = ("--epochs", "1", "--checkpoint_minutes", "0")
+    train(undisturbed, *flags)
+    train(killed, *flags, change=signal_in_step, change_args=(3, signal.SIGKILL), status=-signal.SIGKILL)
+    train(killed, *flags)
+    lists = [(experiment.runs[0] / "bad_samples.txt").read_text() for experiment in (undisturbed, killed)]
+    assert lists[0] == lists[1]
+    assert "train: " in lists[0]
 
 
 # ---------------------------------------------------------------------------------------------- workers that die
