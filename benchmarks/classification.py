@@ -22,15 +22,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 from public import random_streams
-from public.classification_input import ClassificationInput
-from public.datasets.classification_loader import TrainingPictures
+from public.checkpoint_files import digest
 from public.datasets.classification_set import ClassificationSet
-from public.datasets.classification_transforms import RandomFlip, ReflectPadCrop
-from public.datasets.device_transforms import DeviceLoader
-from public.datasets.loader import TrainBatches
-from public.input import normalise
+from public.input import ClassificationInput, normalise
+from public.loading.classification import TrainingPictures
+from public.loading.on_device import DeviceLoader
+from public.loading.samplers import TrainBatches
 from public.models import create_model
-from public.training.checkpoint import digest
+from public.transforms.classification import ReflectPadCrop
+from public.transforms.flip import RandomFlip
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.262)
 NUM_CLASSES = 100

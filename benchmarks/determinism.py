@@ -15,8 +15,8 @@ import time
 import torch
 
 from benchmarks.train_step import Step
-from public.training import chain
-from public.training.checkpoint import digest
+from public.checkpoint_files import digest
+from public.runs import chain
 
 MODE = "bf16 channels-last"
 

@@ -21,8 +21,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from public.datasets.annotations import Annotations
-from public.evaluation import ImageDetections
 from public.evaluation.coco import evaluate_coco, write_coco_json
+from public.evaluation.detections import ImageDetections
 from public.evaluation.voc import evaluate_voc
 
 SIDE = 640  # of every image, in pixels

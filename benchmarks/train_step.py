@@ -14,8 +14,8 @@ import time
 import torch
 
 from public.losses import create_loss
-from public.losses.progress import Progress
 from public.models import create_model
+from public.protocols import Progress
 
 MODES = {
     "float32": (None, torch.contiguous_format),

@@ -4,12 +4,12 @@
 def load(path, device: str = "auto"):
     """A detector or a classifier that is ready to use, from a checkpoint: `public.load("runs/.../best.pth")("street.jpg")`.
 
-    Of a run's folder, or an experiment's, the best weights are taken (of the newest run).  See `public.detector.load` and
-    `public.classifier.load`.
+    Of a run's folder, or an experiment's, the best weights are taken (of the newest run).  See
+    `public.inference.detector.load` and `public.inference.classifier.load`.
     """
-    from public import classifier, detector  # here, so that `import public` stays light
-    from public.trained import find_checkpoint
-    from public.training.checkpoint import load_checkpoint
+    from public.checkpoint_files import load_checkpoint
+    from public.inference import classifier, detector  # here, so that `import public` stays light
+    from public.inference.trained import find_checkpoint
 
     path = find_checkpoint(path)
     return (classifier if classifier.is_classifier(load_checkpoint(path)) else detector).load(path, device)

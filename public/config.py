@@ -109,7 +109,7 @@ class ClassificationConfig(TrainingConfig):
     val_data: Any  # the set that chooses the best weights
     test_data: Any  # scored once, by `./test.sh --split test`; None: there is none
     train_transforms: tuple  # on a sample, in this order
-    batch_transforms: tuple  # drawn once for a global batch: public.datasets.mixing, one at most
+    batch_transforms: tuple  # drawn once for a global batch: public.transforms.mixing, one at most
     repeats: int  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
     on_bad_sample: Literal["error", "skip"]  # a picture that cannot be used: stop, or go on without it
     best_metric: Literal[

@@ -19,6 +19,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_TEXT_HEIGHT = 7  # height of a capital in pixels, below which letters run together
 MAX_LABELLED = 1 / 3  # part of a picture that labels may cover; beyond it the least important boxes have none
 MAX_ENLARGED = 4  # longer side of an enlarged picture, in shorter sides asked for
+MIN_SIDE = 384  # an image with a shorter side is enlarged to be drawn on; frames of a video keep their size
 BACKGROUND = (255, 255, 255)
 INK = (32, 32, 32)
 

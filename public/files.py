@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all."""
+"""The repository's folder, and files that appear whole or not at all."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], object], keep: str | None = None) -> None:

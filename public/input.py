@@ -1,8 +1,8 @@
 """How a picture becomes the network's input, and how boxes find the way back.
 
-One `InputSpec` stands in the experiment's config, in the checkpoint and in every export; `prepare` and `normalise` are
-the only code that follows it, in evaluation, detection, video and exported models alike.  In training the transforms
-take the place of `prepare`; `normalise` is the same.
+One `InputSpec` (of a classifier a `ClassificationInput`) stands in the experiment's config, in the checkpoint and in every
+export; `prepare` (`prepare_crop`) and `normalise` are the only code that follows it, in evaluation, detection, video and
+exported models alike.  In training the transforms take the place of `prepare`; `normalise` is the same.
 
 B batch, H W height and width of the original picture, h w of the network's input.
 """
@@ -83,6 +83,47 @@ class InputSpec:
             raise ValueError(f"InputSpec.scale is {self.scale!r} and std {self.std!r}, all have to be positive")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassificationInput:
+    """What a classifier expects: the shorter side is resized, the middle is cut out.
+
+    Fields:
+        size: (height, width) in pixels.
+        shorter_side: to which the picture is resized first, aspect kept; at least both sides of `size`.
+        interpolation: "nearest", "linear", "cubic", "area" or "lanczos"; "area" is done as "linear" where it enlarges.
+        color_order: "rgb" or "bgr", the channels as the network takes them.
+        scale, mean, std: channel c of the input is (pixel * scale - mean[c]) / std[c], in `color_order`.
+
+    Raises:
+        ValueError: a value makes no sense; the message names the field.
+    """
+
+    size: tuple[int, int]
+    shorter_side: int
+    interpolation: str
+    color_order: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        InputSpec(  # checks what the two have in common
+            size=self.size,
+            resize="stretch",
+            interpolation=self.interpolation,
+            padding=0,
+            color_order=self.color_order,
+            scale=self.scale,
+            mean=self.mean,
+            std=self.std,
+        )
+        if not isinstance(self.shorter_side, int) or self.shorter_side < max(self.size):
+            raise ValueError(
+                f"ClassificationInput.shorter_side is {self.shorter_side!r}, has to be whole pixels, at least the sides of "
+                f"size {self.size}"
+            )
+
+
 class Geometry(NamedTuple):
     """Where `prepare` put a picture: network x = original x * scale_x + pad_left, and so for y."""
 
@@ -114,6 +155,23 @@ def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
         grey = (spec.padding,) * 3
         resized = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=grey)
     return resized, Geometry(new_width / width, new_height / height, 0, 0, width, height)
+
+
+def prepare_crop(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarray, Geometry]:
+    """The picture (H, W, 3) uint8 RGB at the network's size: (h, w, 3) uint8 RGB, and its geometry.
+
+    The longer side is rounded down to whole pixels, the cut's corner to the nearest (to the even one from the half), as
+    torchvision's Resize and CenterCrop do.  The geometry's pads are negative: what was cut off at the left and the top.
+    """
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    new_height, new_width = (spec.shorter_side * side // shorter for side in (height, width))
+    if (new_height, new_width) != (height, width):
+        name = "linear" if spec.interpolation == "area" and spec.shorter_side > shorter else spec.interpolation
+        image = cv2.resize(image, (new_width, new_height), interpolation=INTERPOLATIONS[name])
+    top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
+    cut = np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]])
+    return cut, Geometry(new_width / width, new_height / height, -left, -top, width, height)
 
 
 def normalise(images: torch.Tensor, spec: InputSpec) -> torch.Tensor:

@@ -1,8 +1,26 @@
-"""The precision in which losses and decoders compute, whatever autocast gave the network."""
+"""Precision and memory format: what training and evaluation share, so that both give the same digits."""
 
 import torch
+from torch import nn
+
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """`x` in float32 where it is in half precision; float32 and float64 stay as they are."""
+    """`x` in float32 where autocast has made it half precision; float32 and float64 stay as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The autocast of `precision`, "bf16" or "fp16"; of "float32" one that does nothing."""
+    dtype = AUTOCAST_TYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """`model` on the device, in the memory format that the configuration says."""
+    return model.to(device, memory_format=memory_format(channels_last))

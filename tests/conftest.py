@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from public.config import DetectionConfig
-from public.experiment import load_experiment
+from public.runs.experiment import load_experiment
+from tests.helpers.places import HELPERS, SHARED
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
-
-TESTS = Path(__file__).resolve().parent
-SHARED = TESTS.parents[1] / "shared"
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +30,9 @@ def shared() -> Path:
 
 @pytest.fixture
 def experiment_folder(tmp_path: Path) -> Path:
-    """A copy of tests/tiny_experiment, which has settings and a loss of its own."""
+    """A copy of tests/helpers/tiny_experiment, which has settings and a loss of its own."""
     folder = tmp_path / "tiny_experiment"
-    shutil.copytree(TESTS / "tiny_experiment", folder, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    shutil.copytree(HELPERS / "tiny_experiment", folder, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     return folder
 
 

@@ -10,13 +10,14 @@ Expected: top-1 error 19.84 % on the test set, published by SimpleAICV_pytorch_t
 Means and deviations are those of CIFAR-10, as in the original. Weight decay acts on all parameters.
 """
 
-from public.classification_input import ClassificationInput
 from public.config import ClassificationConfig
 from public.datasets.cifar import Cifar
-from public.datasets.classification_transforms import RandomFlip, ReflectPadCrop
-from public.families.classifier import ImageClassifier
+from public.families.image_classifier import ImageClassifier
+from public.input import ClassificationInput
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupMultiStep
+from public.transforms.classification import ReflectPadCrop
+from public.transforms.flip import RandomFlip
 
 config = ClassificationConfig(
     classifier=ImageClassifier(

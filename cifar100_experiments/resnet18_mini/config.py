@@ -10,13 +10,14 @@ Measured here: torch 2.15.0, digest of the weights a0ae2865ac8da999.
 
 from dataclasses import dataclass
 
-from public.classification_input import ClassificationInput
 from public.config import ClassificationConfig
 from public.datasets.cifar import Cifar
-from public.datasets.classification_transforms import RandomFlip, ReflectPadCrop
-from public.families.classifier import ImageClassifier
+from public.families.image_classifier import ImageClassifier
+from public.input import ClassificationInput
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
+from public.transforms.classification import ReflectPadCrop
+from public.transforms.flip import RandomFlip
 
 from .model import mini_resnet18
 

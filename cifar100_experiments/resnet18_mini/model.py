@@ -6,8 +6,9 @@ pooling; everything behind it is that of ResNet-18.
 
 from torch import nn
 
+from public.models.backbone import Backbone, GlobalAveragePool
 from public.models.backbones.resnet import BLOCKS, ResidualBlock
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 COMMON = {"activation": "relu", "bn_eps": 1e-5, "bn_momentum": 0.1}

@@ -22,12 +22,13 @@ Weight decay: on everything but the scale and shift of BatchNorm, as in PaddleDe
 
 from public.config import DetectionConfig
 from public.datasets.coco import Coco
-from public.datasets.transforms import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, RandomFlip
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand
+from public.transforms.flip import RandomFlip
 
 config = DetectionConfig(
     detector=PPYOLOE(

@@ -22,13 +22,14 @@ Elsewhere: miemiedetection (commit 7193fa8) trains on VOC2012 train (5,717 image
 """
 
 from public.config import DetectionConfig
-from public.datasets.transforms import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, RandomFlip
 from public.datasets.voc import VOC_CLASSES, Voc
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand
+from public.transforms.flip import RandomFlip
 
 config = DetectionConfig(
     detector=PPYOLOE(

@@ -23,12 +23,13 @@ Elsewhere: miemiedetection (commit 7193fa8) gets AP 0.492 from the published wei
 
 from public.config import DetectionConfig
 from public.datasets.coco import Coco
-from public.datasets.transforms import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, RandomFlip
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand
+from public.transforms.flip import RandomFlip
 
 config = DetectionConfig(
     detector=PPYOLOE(

@@ -19,12 +19,13 @@ Precision: bf16; the original's commands are in float32 or fp16. It keeps one cl
 
 from public.config import DetectionConfig
 from public.datasets.coco import Coco
-from public.datasets.transforms import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, RandomFlip
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand
+from public.transforms.flip import RandomFlip
 
 CLASSES = ("person", "car", "two_wheel", "pet", "box")
 

@@ -10,13 +10,14 @@ Measured here: torch 2.15.0, digest of the averaged weights cb6cee7e5a4b44bb. On
 """
 
 from public.config import DetectionConfig
-from public.datasets.transforms import ColorDistort, RandomCrop, RandomFlip, Resize
 from public.datasets.voc import Voc
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import ColorDistort, RandomCrop, Resize
+from public.transforms.flip import RandomFlip
 
 CLASSES = ("Platelets", "RBC", "WBC")
 

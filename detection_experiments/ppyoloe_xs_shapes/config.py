@@ -10,13 +10,14 @@ Measured here: torch 2.15.0, digest of the averaged weights daf9acb203951dbd on 
 """
 
 from public.config import DetectionConfig
-from public.datasets.transforms import RandomFlip, Resize
 from public.datasets.voc import Voc
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
+from public.transforms.detection import Resize
+from public.transforms.flip import RandomFlip
 
 CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 

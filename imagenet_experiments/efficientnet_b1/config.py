@@ -19,13 +19,14 @@ Pictures are made smaller by averaging ("area"), where the original had Pillow's
     well.
 """
 
-from public.classification_input import ClassificationInput
 from public.config import ClassificationConfig
-from public.datasets.classification_transforms import RandomFlip, RandomResizedCrop
 from public.datasets.image_folder import ImageFolder
-from public.families.classifier import ImageClassifier
+from public.families.image_classifier import ImageClassifier
+from public.input import ClassificationInput
 from public.training.optimizers import SGD
 from public.training.schedules import WarmupCosine
+from public.transforms.classification import RandomResizedCrop
+from public.transforms.flip import RandomFlip
 
 config = ClassificationConfig(
     classifier=ImageClassifier(

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from public.datasets.cifar import SIDE
-from public.datasets.cifar_writer import write_cifar100_part, write_pickle
-from public.datasets.drawn import make_drawn_set
+from public.datasets.preparing.cifar_writer import write_cifar100_part, write_pickle
+from public.datasets.preparing.drawn import make_drawn_set
 from public.random_streams import stream
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")

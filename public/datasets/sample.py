@@ -7,6 +7,8 @@ import numpy as np
 
 from public.input import Geometry
 
+COPY_SHIFT = 40  # repeated augmentation: copy c of picture i is the sample i + c * 2**40
+
 
 class SampleKey(NamedTuple):
     """What a batch sampler hands to a data set; every random number of the sample follows from it and the seed.
@@ -18,6 +20,20 @@ class SampleKey(NamedTuple):
     epoch: int
     batch: int
     index: int
+
+
+class RepeatedKey(NamedTuple):
+    """A `SampleKey` with the number of the copy, from 0, where a batch shows a picture several times."""
+
+    epoch: int
+    batch: int
+    index: int
+    copy: int
+
+
+def sample_number(key: SampleKey | RepeatedKey) -> int:
+    """The number by which a sample's random numbers are found: the picture's index, and the copy above it."""
+    return key.index + (getattr(key, "copy", 0) << COPY_SHIFT)
 
 
 @dataclass(kw_only=True)

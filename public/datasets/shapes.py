@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from public.datasets.drawn import make_drawn_set
+from public.datasets.preparing.drawn import make_drawn_set
 from public.random_streams import stream
 
 SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")

@@ -25,7 +25,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from public.evaluation import ImageDetections, check_detections
+from public.evaluation.detections import ImageDetections, check_detections
 from public.files import write_whole
 
 # name: (is it a precision?, IoU threshold or None for the mean over all ten, area range, limit on detections or None

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from public.evaluation import ImageDetections
 from public.evaluation.coco import accumulate, class_positions
+from public.evaluation.detections import ImageDetections
 
 CURVE_IOUS = (0.50, 0.75)  # the IoU thresholds whose curves are drawn
 MAX_DETECTIONS = 100  # of a class in an image, as in `evaluate_coco`

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from public.evaluation import ImageDetections, check_detections
 from public.evaluation.coco import boxes_xywh
+from public.evaluation.detections import ImageDetections, check_detections
 
 MATCH_IOU = 0.5
 

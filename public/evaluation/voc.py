@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from public.evaluation import ImageDetections, check_detections
+from public.evaluation.detections import ImageDetections, check_detections
 
 METHODS = ("area", "11point")
 

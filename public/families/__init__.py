@@ -2,11 +2,11 @@
 
 from difflib import get_close_matches
 
-from public.families import classifier, ppyoloe, ppyoloe_aux
+from public.families import image_classifier, ppyoloe, ppyoloe_aux
 
 # name of the settings class -> the class
-FAMILIES: dict[str, type] = {
-    "ImageClassifier": classifier.ImageClassifier,
+SETTINGS_CLASSES: dict[str, type] = {
+    "ImageClassifier": image_classifier.ImageClassifier,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
 }

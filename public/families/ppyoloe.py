@@ -11,8 +11,8 @@ from public.decoders.ppyoloe import PPYOLOEDecoder
 from public.losses.assigners.atss import ATSSAssigner
 from public.losses.assigners.task_aligned import TaskAlignedAssigner
 from public.losses.ppyoloe import PPYOLOELoss
+from public.models.backbone import Backbone
 from public.models.backbones.cspresnet import BLOCKS, CHANNELS, CSPResNet, scaled
-from public.models.classifier import Backbone
 from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
 from public.models.necks.csp_pan import CSPPAN
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from public.families.ppyoloe import PPYOLOE, crn_coco
 from public.losses.ppyoloe_aux import PPYOLOEAuxLoss
-from public.models.classifier import Backbone
+from public.models.backbone import Backbone
 from public.models.detectors.ppyoloe_aux import PPYOLOEAuxHead, PPYOLOEAuxModel
 
 

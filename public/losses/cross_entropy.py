@@ -10,9 +10,9 @@ Legend: B images of this process, K classes.
 import torch
 from torch.nn import functional
 
-from public.collectives import share_of_sum
-from public.losses.progress import Progress
+from public.parallel.collectives import share_of_sum
 from public.precision import at_least_float32
+from public.protocols import Progress
 
 
 class CrossEntropyLoss:

@@ -9,14 +9,14 @@ Legend: B batch, A anchor points of all levels, K classes, R = reg_max + 1 bins,
 
 import torch
 
-from public.collectives import share_of_sum
 from public.losses.assigners.assignment import Assignment
 from public.losses.box import giou
 from public.losses.distribution_focal import distribution_focal_loss
 from public.losses.focal import varifocal_loss
-from public.losses.progress import Progress
+from public.parallel.collectives import share_of_sum
 from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
 from public.precision import at_least_float32
+from public.protocols import Progress
 
 GIOU_EPS = 1e-10
 LAST_BIN_MARGIN = 0.01  # true distances end this far, in strides, before the last bin

@@ -9,10 +9,10 @@ Legend: B batch, A anchor points of all levels, K classes.
 
 import torch
 
-from public.collectives import share_of_sum
 from public.losses.assigners.assignment import Assignment
 from public.losses.ppyoloe import PPYOLOELoss
-from public.losses.progress import Progress
+from public.parallel.collectives import share_of_sum
+from public.protocols import Progress
 
 
 class PPYOLOEAuxLoss(PPYOLOELoss):

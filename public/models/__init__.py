@@ -8,9 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
+from public.checkpoint_files import load_checkpoint
+from public.models.backbone import Backbone
 from public.models.backbones import NETWORKS, build, published_classes
-from public.models.classifier import Backbone, Classifier, check_num_classes
+from public.models.image_classifier import Classifier, check_num_classes
 from public.models.input_channels import adapt_input_channels
+from public.models.loading import load_weights
 
 
 def create_model(
@@ -80,22 +83,26 @@ def create_model(
 
 def list_models() -> list[str]:
     """The names that `create_model` knows, sorted: detectors and classifiers."""
+    return sorted({*_published(), *NETWORKS})
+
+
+def _published() -> dict:
+    """The published settings of the detectors, by name."""
     from public.families import PUBLISHED  # here, so that no network depends on a family at import
 
-    return sorted({*PUBLISHED, *NETWORKS})
+    return PUBLISHED
 
 
 def _detector(
     name: str, num_classes: int | None, in_chans: int, backbone: str | Backbone | None, changes: dict
 ) -> nn.Module:
-    from public.families import PUBLISHED
-
-    if name not in PUBLISHED:
+    published = _published()
+    if name not in published:
         nearest = get_close_matches(name, list_models(), n=3) or list_models()
         raise ValueError(f"no published network is called {name!r}; did you mean {', '.join(nearest)}?")
     if num_classes is not None:
         changes = changes | {"num_classes": num_classes}
-    settings = replace(PUBLISHED[name], **changes)
+    settings = replace(published[name], **changes)
     if backbone is None:
         return settings.build_model(in_chans=in_chans)
     if isinstance(backbone, str):
@@ -119,8 +126,6 @@ def _classifier(
 
 
 def _keywords_of(path: Path) -> dict[str, object]:
-    from public.training.checkpoint import load_checkpoint  # here, so that no network depends on training at import
-
     return load_checkpoint(path).get("keywords", {})
 
 
@@ -129,16 +134,13 @@ def _load_pretrained(model: nn.Module, path: Path, in_chans: int, *, backbone_on
 
     With `backbone_only`, for which the backbone alone was asked, that line is left out.
     """
-    from public.training.checkpoint import load_checkpoint
-    from public.weights.load import load_starting_weights
-
     checkpoint = load_checkpoint(path)
     is_part = checkpoint.get("part") == "backbone"
     adapted = _made_for_other_channels(model, checkpoint["model"], in_chans)
     for name, channels in adapted.items():  # loaded as they are into convolutions of their own number of channels
         conv = model.get_submodule(name)
         conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size))
-    lines = load_starting_weights(model, path, backbone_only=backbone_only or is_part)
+    lines, _ = load_weights(model, checkpoint, path, backbone_only=backbone_only or is_part)
     if backbone_only:
         lines = lines[1:]
     for name, channels in adapted.items():

@@ -22,17 +22,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from public import commands
 from public.drawing import save_image
-from public.evaluation.tables import STYLES, format_table
-from public.test_scripts import cli
-from public.test_scripts.run_records import RunRecord, find_runs, read_run, short_names
-from public.training.plots import COLORS, smoothed
+from public.reports.curves import COLORS, smoothed
+from public.reports.tables import STYLES, format_table
+from public.runs.records import RunRecord, find_runs, read_run, short_names
 
 LINE_STYLES = ("-", "--", ":", "-.")  # with COLORS: 28 runs that look different
 
 
 def main() -> None:
-    parser = cli.make_parser("analyze_logs", __doc__, experiment="several")
+    parser = commands.make_parser("analyze_logs", __doc__, experiment="several")
     parser.add_argument("--keys", nargs="+", help="what to draw; without it loss, the runs' best metric, and lr")
     parser.add_argument("--list", action="store_true", help="only say which keys each run has")
     parser.add_argument("-x", choices=("epoch", "step"), default="epoch", help="what the curves run over (epoch)")
@@ -41,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"), help="the picture (curves.png)")
     parser.add_argument("--format", default="text", choices=STYLES, help="of the summary (text)")
-    cli.call(analyze, parser.parse_args())
+    commands.call(analyze, parser.parse_args())
 
 
 def analyze(arguments: argparse.Namespace) -> list[RunRecord]:

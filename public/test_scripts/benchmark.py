@@ -31,17 +31,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from public import random_streams
-from public.classification_input import ClassificationInput, prepare_crop
+from public import commands, random_streams
 from public.evaluation.topk import TOP, best_classes
-from public.experiment import find_data_root
 from public.files import write_whole
-from public.input import InputSpec, normalise, prepare, read_image, to_image
+from public.inference.places import Network, find_network, open_any
+from public.inference.sources import find_images
+from public.input import ClassificationInput, InputSpec, normalise, prepare, prepare_crop, read_image, to_image
 from public.models.fuse import fuse
-from public.test_scripts import cli
-from public.test_scripts.detection_sources import find_images
-from public.test_scripts.weights import Network, find_network, open_any
-from public.training.processes import choose_device
+from public.parallel.processes import choose_device
+from public.runs.experiment import find_data_root
 
 PLAIN_INPUT = InputSpec(  # of a published network without an experiment: which numbers scale the pixels costs no time
     size=(1, 1),
@@ -88,15 +86,15 @@ class Subject(NamedTuple):
 
 
 def main() -> None:
-    cli.call(benchmark, make_parser().parse_args())
+    commands.call(benchmark, make_parser().parse_args())
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser("benchmark", __doc__, experiment=None)
+    parser = commands.make_parser("benchmark", __doc__, experiment=None)
     parser.add_argument("network", help="an experiment's folder, a run, a checkpoint.pth, or a published name")
     parser.add_argument("weights", nargs="?", help="a checkpoint; without one, a network's weights are random")
     parser.add_argument("--image", type=Path, help="an image or a folder of them to measure on")
-    cli.add_data_root(parser)
+    commands.add_data_root(parser)
     parser.add_argument("--val_images", action="store_true", help="measure on the experiment's validation images")
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input in pixels; without it, the experiment's"
@@ -110,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=5, help="calls before the clock is looked at (5)")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each part (30)")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
-    cli.add_device(parser)
+    commands.add_device(parser)
     return parser
 
 

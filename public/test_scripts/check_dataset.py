@@ -24,16 +24,17 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from public import commands
 from public.config import ClassificationConfig
-from public.datasets import checks, class_checks, statistics
 from public.datasets.annotations import Annotations
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
+from public.datasets.preparing import checks, class_checks
 from public.datasets.voc import read_voc_folder
-from public.experiment import Experiment, find_data_root, load_experiment
 from public.files import write_whole
-from public.test_scripts import cli
+from public.reports import data_statistics as statistics
+from public.runs.experiment import Experiment, find_data_root, load_experiment
 
 REPORT, LIST = "report.txt", "defects.json"
 
@@ -50,9 +51,9 @@ class Found(NamedTuple):
 
 
 def main() -> None:
-    parser = cli.make_parser("check_dataset", __doc__, experiment=None)
+    parser = commands.make_parser("check_dataset", __doc__, experiment=None)
     parser.add_argument("data", help="an experiment's folder or a run, a folder in VOC layout, or a COCO json")
-    cli.add_data_root(parser)
+    commands.add_data_root(parser)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a COCO json: the folder of its pictures")
     parser.add_argument("--quick", action="store_true", help="look at the headers of the pictures only, decode none")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -62,8 +63,8 @@ def main() -> None:
     parser.add_argument(
         "--max_lines", type=int, default=20, metavar="N", help="defects of a kind that are printed (%(default)s)"
     )
-    cli.add_output(parser, "folder for the report and the pictures (./<name>_check)")
-    if cli.call(check, parser.parse_args()):
+    commands.add_output(parser, "folder for the report and the pictures (./<name>_check)")
+    if commands.call(check, parser.parse_args()):
         raise SystemExit(1)
 
 

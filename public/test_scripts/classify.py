@@ -10,24 +10,24 @@ import argparse
 import json
 from pathlib import Path
 
+from public import commands
 from public.datasets.imagenet_names import readable_names
 from public.evaluation.topk import TOP
 from public.files import write_whole
-from public.test_scripts import cli
-from public.test_scripts.detection_sources import find_images
-from public.test_scripts.weights import open_classifier
+from public.inference.places import open_classifier
+from public.inference.sources import find_images
 
 
 def main() -> None:
-    parser = cli.make_parser("classify", __doc__, experiment=None)
+    parser = commands.make_parser("classify", __doc__, experiment=None)
     parser.add_argument("experiment", help="an experiment's folder, a run, or a checkpoint.pth")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images, or folders of them")
     parser.add_argument("--weights", help="a checkpoint; without one, best.pth of the (newest) run")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"how many classes are named ({TOP})")
     parser.add_argument("--batch_size", type=int, default=8, help="images at once (8)")
     parser.add_argument("--json", type=Path, help="write the classes of all images here as well")
-    cli.add_device(parser)
-    cli.call(classify, parser.parse_args())
+    commands.add_device(parser)
+    commands.call(classify, parser.parse_args())
 
 
 def classify(arguments: argparse.Namespace) -> dict[str, list[dict[str, object]]]:

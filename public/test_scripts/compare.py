@@ -22,20 +22,20 @@ import re
 import sys
 from pathlib import Path
 
+from public import commands
 from public.config import differences
-from public.evaluation.tables import STYLES, Cell, format_table
-from public.experiment import Experiment, load_experiment
-from public.test_scripts import cli
-from public.test_scripts.flops import count_operations, example_input
-from public.test_scripts.run_records import RunRecord, find_runs, read_run, short_names
-from public.training.plots import METRIC_NAMES
+from public.models.operations import count_operations, example_input
+from public.reports.curves import METRIC_NAMES
+from public.reports.tables import STYLES, Cell, format_table
+from public.runs.experiment import Experiment, load_experiment
+from public.runs.records import RunRecord, find_runs, read_run, short_names
 
 Row = dict[str, Cell]
 WIDEST = 60  # characters of a setting that are shown; csv has all
 
 
 def main() -> None:
-    parser = cli.make_parser("compare", __doc__, experiment="several")
+    parser = commands.make_parser("compare", __doc__, experiment="several")
     parser.add_argument("--settings", action="store_true", help="only the settings that differ, and decide a result")
     parser.add_argument(
         "--metrics",
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--format", default="text", choices=STYLES, help="text, markdown or csv with all digits (text)")
     parser.add_argument("--csv", dest="format", action="store_const", const="csv", help="the same as --format csv")
-    cli.call(compare, parser.parse_args())
+    commands.call(compare, parser.parse_args())
 
 
 def compare(arguments: argparse.Namespace) -> list[Row]:

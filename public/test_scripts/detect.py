@@ -24,28 +24,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from public import drawing, video
-from public.detector import Detector
+from public import commands, drawing
+from public.inference import video
+from public.inference.detector import Detector
+from public.inference.places import open_detector
+from public.inference.results import Results
+from public.inference.sources import camera_number, find_images, is_image
+from public.inference.window import Window, has_display
 from public.input import ImageError, read_image
-from public.test_scripts import cli
-from public.test_scripts.detection_results import Results
-from public.test_scripts.detection_sources import camera_number, find_images, is_image
-from public.test_scripts.weights import open_detector
-from public.test_scripts.window import Window, has_display
 
-MIN_SIDE = 384  # an image with a shorter side is enlarged to be drawn on; frames of a video keep their size
 RECORDING_FPS = 25.0  # of a camera that states none
 
 
 def main() -> None:
-    cli.call(detect, make_parser().parse_args())
+    commands.call(detect, make_parser().parse_args())
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser("detect", __doc__, experiment=None)
+    parser = commands.make_parser("detect", __doc__, experiment=None)
     parser.add_argument("experiment", help="an experiment's folder, a run, or a checkpoint.pth")
     parser.add_argument("source", help="an image, a folder of images, a video, or a camera: webcam, webcam:1")
-    cli.add_weights(parser)
+    commands.add_weights(parser)
     parser.add_argument("--score_threshold", type=float, default=0.4, help="lowest score that counts (0.4)")
     parser.add_argument(
         "--output", type=Path, help="folder to write into; without it ./<name>_detections, for a camera none"
@@ -57,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=1, help="of a video: look at every N-th frame, draw on all (1)")
     parser.add_argument("--max_frames", type=int, help="of a video or camera: stop after so many frames")
     parser.add_argument("--fps", type=float, help="frame rate of the written video; without it, the source's")
-    cli.add_device(parser)
+    commands.add_device(parser)
     return parser
 
 
@@ -153,7 +152,9 @@ def _detect_images(arguments: argparse.Namespace, detector: Detector, results: R
                 for path, image, found in _detect_files(part, detector, results, arguments.score_threshold):
                     results.add(found, height=image.shape[0], width=image.shape[1], file=str(path))
                     if not arguments.no_drawing:
-                        _save(_drawing_path(path, root, arguments.output), _draw(image, found, detector, MIN_SIDE))
+                        _save(
+                            _drawing_path(path, root, arguments.output), _draw(image, found, detector, drawing.MIN_SIDE)
+                        )
                 progress.update(len(part))
     except KeyboardInterrupt:
         results.is_stopped = True

@@ -8,22 +8,20 @@ Folders, videos, cameras and JSON: python -m public.test_scripts.detect --help
 import argparse
 from pathlib import Path
 
-from public import drawing
+from public import commands, drawing
+from public.inference.places import open_detector
 from public.input import read_image
-from public.test_scripts import cli
-from public.test_scripts.detect import MIN_SIDE
-from public.test_scripts.weights import open_detector
 
 
 def main() -> None:
-    parser = cli.make_parser("detect_single_image", __doc__, experiment=None)
+    parser = commands.make_parser("detect_single_image", __doc__, experiment=None)
     parser.add_argument("experiment", help="an experiment's folder, a run, or a checkpoint.pth")
     parser.add_argument("image", type=Path)
-    cli.add_weights(parser)
+    commands.add_weights(parser)
     parser.add_argument("--score_threshold", type=float, default=0.4, help="lowest score that is shown (0.4)")
     parser.add_argument("--output", type=Path, help="where to write; without it <image>_detections.jpg in this folder")
-    cli.add_device(parser)
-    cli.call(detect, parser.parse_args())
+    commands.add_device(parser)
+    commands.call(detect, parser.parse_args())
 
 
 def detect(arguments: argparse.Namespace) -> dict[str, object]:
@@ -38,7 +36,7 @@ def detect(arguments: argparse.Namespace) -> dict[str, object]:
     for box, score, name in zip(found["boxes"], found["scores"], found["names"]):
         print(f"  {name:<16} {score:.3f}  " + " ".join(f"{value:.1f}" for value in box))
     picture = drawing.draw_detections(
-        image, found["boxes"], found["labels"], detector.class_names, found["scores"], min_side=MIN_SIDE
+        image, found["boxes"], found["labels"], detector.class_names, found["scores"], min_side=drawing.MIN_SIDE
     )
     drawing.save_image(output, picture)
     print(f"drawn to {output.resolve()}")

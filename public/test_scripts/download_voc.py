@@ -10,15 +10,15 @@ is known for it.  A set that is there already is left as it is.
 import argparse
 from pathlib import Path
 
-from public.datasets.download import ARCHIVE_FOLDER, MIRROR, VOC_YEARS, download_voc
-from public.experiment import find_data_root
-from public.test_scripts import cli
+from public import commands
+from public.datasets.preparing.download import ARCHIVE_FOLDER, MIRROR, VOC_YEARS, download_voc
+from public.runs.experiment import find_data_root
 
 
 def main() -> None:
-    parser = cli.make_parser("download_voc", __doc__, experiment=None)
+    parser = commands.make_parser("download_voc", __doc__, experiment=None)
     parser.add_argument("--year", type=int, nargs="+", required=True, choices=sorted(VOC_YEARS), help="which sets")
-    cli.add_data_root(parser)
+    commands.add_data_root(parser)
     parser.add_argument(
         "--mirror",
         metavar="URL",
@@ -31,7 +31,7 @@ def main() -> None:
         "there already is not fetched",
     )
     try:
-        cli.call(download, parser.parse_args())
+        commands.call(download, parser.parse_args())
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on from here") from None
 

@@ -5,12 +5,12 @@ training printed.  Beside the weights it writes, of a detector,
 
     <weights>_<split>_detections.json       the detections, as a COCO results file
     <weights>_<split>_evaluation/           precision over recall, confusion matrix, a table of the classes, and the
-                                            images in which most went wrong (public/evaluation/report.py)
+                                            images in which most went wrong (public/reports/detection.py)
 
 and of a classifier
 
     <weights>_<split>_evaluation/           every prediction, a table of the classes, and the images in which most went
-                                            wrong (public/evaluation/class_report.py)
+                                            wrong (public/reports/classification.py)
 
 Example: ./test.sh runs/20260101-120000/best.pth --split test
 """
@@ -20,31 +20,30 @@ from pathlib import Path
 
 import torch
 
-from public import collectives
+from public import commands
+from public.checkpoint_files import digest, load_checkpoint
 from public.config import ClassificationConfig
-from public.evaluation.class_report import write_class_report
 from public.evaluation.coco import write_coco_json
-from public.evaluation.report import write_report
-from public.experiment import find_data_root
-from public.test_scripts import cli
-from public.test_scripts.weights import find_weights
-from public.training import processes
-from public.training.checkpoint import digest, load_checkpoint
-from public.training.compute import place
-from public.training.detection import DetectionTask
-from public.training.run_folder import RunFolder
-from public.training.task import Task
-from public.training.tasks import make_task
+from public.inference.places import find_weights
+from public.parallel import collectives, processes
+from public.precision import place
+from public.reports.classification import write_class_report
+from public.reports.detection import write_report
+from public.runs.experiment import find_data_root
+from public.runs.run_folder import RunFolder
+from public.tasks import make_task
+from public.tasks.base import Task
+from public.tasks.detection import DetectionTask
 
 
 def main() -> None:
-    parser = cli.make_parser("evaluate", __doc__)
-    cli.add_weights(parser)
+    parser = commands.make_parser("evaluate", __doc__)
+    commands.add_weights(parser)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="which data set (val)")
-    cli.add_device(parser)
-    cli.add_data_root(parser)
+    commands.add_device(parser)
+    commands.add_data_root(parser)
     parser.add_argument("--limit_images", type=int, help="only the first N images; without it, as the run was made")
-    cli.add_output(parser, "detections as COCO json; without it, beside the weights")
+    commands.add_output(parser, "detections as COCO json; without it, beside the weights")
     parser.add_argument("--no_report", action="store_true", help="only the digits, and a detector's detections")
     parser.add_argument(
         "--report", type=Path, help="folder of curves, tables and pictures; without it, beside the weights"
@@ -55,7 +54,7 @@ def main() -> None:
         help="of a detector's confusion matrix and worst images; without it, the one with the best F1 over all classes",
     )
     parser.add_argument("--num_worst", type=int, default=12, help="how many of the worst images are drawn (12)")
-    cli.call(evaluate, parser.parse_args())
+    commands.call(evaluate, parser.parse_args())
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
@@ -84,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         )
         model = config.network_settings.build_model()
         _load(model, checkpoint, path, experiment.folder)
-        metrics = task.evaluate(place(model, config, device), split)
+        metrics = task.evaluate(place(model, device, channels_last=config.channels_last), split)
         if collectives.rank() == 0:
             print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
             print(f"{split}: {task.data(split).summary()}")

@@ -17,45 +17,19 @@ second.
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from public import commands
 from public.files import write_whole
+from public.inference.places import Network, find_network
 from public.models.fuse import fuse
-from public.test_scripts import cli
-from public.test_scripts.weights import Network, find_network
-from public.training.compute import freeze_parameters
-
-
-class Row(NamedTuple):
-    """One module: its dotted name ("" is the whole network), values in its parameters, MACs of one image."""
-
-    name: str
-    parameters: int
-    macs: int
-
-
-class Count(NamedTuple):
-    """Parameters and MACs of a network, for one image."""
-
-    rows: list[Row]  # every module, in the order of the network, itself first
-    trainable: int
-    uncounted: list[str]  # modules with weights of their own for which no operation was counted
-
-    @property
-    def parameters(self) -> int:
-        return self.rows[0].parameters
-
-    @property
-    def macs(self) -> int:
-        return self.rows[0].macs
+from public.models.operations import Count, count_operations, example_input
+from public.training.freezing import freeze_parameters
 
 
 def main() -> None:
-    parser = cli.make_parser("flops", __doc__, experiment=None)
+    parser = commands.make_parser("flops", __doc__, experiment=None)
     parser.add_argument("network", help="an experiment's folder, a run, or a published name such as ppyoloe_s")
     parser.add_argument(
         "--shape",
@@ -67,7 +41,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=1, help="levels of modules in the table; 0: the total only (1)")
     parser.add_argument("--fuse", action="store_true", help="after re-parameterisation, as for inference")
     parser.add_argument("--json", type=Path, help="write the numbers of every module here as well")
-    cli.call(flops, parser.parse_args())
+    commands.call(flops, parser.parse_args())
 
 
 def flops(arguments: argparse.Namespace) -> Count:
@@ -99,50 +73,6 @@ def build(network: Network, *, is_fused: bool) -> nn.Module:
     if network.experiment is not None:
         freeze_parameters(model, network.experiment.config.freeze)
     return fuse(model).requires_grad_(False) if is_fused else model.eval()
-
-
-def example_input(height: int, width: int, num_images: int = 1) -> torch.Tensor:
-    """Images (B, 3, H, W) on the meta device: a shape without values."""
-    return torch.empty(num_images, 3, height, width, device="meta")
-
-
-def count_operations(model: nn.Module, images: torch.Tensor) -> Count:
-    """Counts a forward pass of `model`, which is moved to the meta device, over `images` there.
-
-    The MACs are those of all the images.
-
-    Raises:
-        ValueError: the network refuses the shape of the images.
-    """
-    model = model.to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(images)
-    counts = counter.get_flop_counts()  # by the path of calls, which begins with the class of the network
-    root = type(model).__name__
-    called = {name.removeprefix(root).removeprefix("."): sum(ops.values()) // 2 for name, ops in counts.items()}
-    modules = dict(model.named_modules())
-    rows = [Row(name, _num_values(module), _macs(name, modules, called)) for name, module in modules.items()]
-    uncounted = [row.name for row in rows if row.macs == 0 and _has_own_weight(modules[row.name])]
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Count(rows, trainable, uncounted)
-
-
-def _num_values(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _macs(name: str, modules: dict[str, nn.Module], called: dict[str, int]) -> int:
-    """MACs inside the module `name`; a container that is never called itself has those of its parts."""
-    if name in called:
-        return called[name]
-    start = f"{name}." if name else ""
-    parts = [start + part for part, _ in modules[name].named_children() if start + part in modules]
-    return sum(_macs(part, modules, called) for part in parts)
-
-
-def _has_own_weight(module: nn.Module) -> bool:
-    """Whether it holds a matrix or a kernel itself; the vectors of a normalisation are none."""
-    return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
 
 
 def _outermost(count: Count) -> list[str]:

@@ -17,13 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-from public import collectives, command_line
-from public.datasets.workers import forbid_global_random
-from public.experiment import Experiment, load_experiment
-from public.test_scripts import cli
-from public.training import chain, processes
+from public import command_line, commands
+from public.loading.workers import forbid_global_random
+from public.parallel import collectives, processes
+from public.runs import chain
+from public.runs.experiment import Experiment, load_experiment
+from public.runs.run_folder import RunFolder
 from public.training.run import train
-from public.training.run_folder import RunFolder
 
 FOLDER = "reproductions"  # beside an experiment's runs/: no training goes on with what lies here
 MOMENTS = (
@@ -45,13 +45,13 @@ class _Difference(Exception):  # noqa: N818 - a finding
 
 
 def main() -> None:
-    parser = cli.make_parser("reproduce", __doc__, experiment=None)
+    parser = commands.make_parser("reproduce", __doc__, experiment=None)
     parser.add_argument("run", help="a run's folder")
     parser.add_argument("--until", type=int, metavar="STEP", help="compare up to this step (the recorded run's last)")
-    cli.add_data_root(parser)
-    cli.add_device(parser)
+    commands.add_data_root(parser)
+    commands.add_device(parser)
     arguments = parser.parse_args()
-    sys.exit(cli.call(reproduce, arguments))
+    sys.exit(commands.call(reproduce, arguments))
 
 
 def reproduce(arguments: argparse.Namespace) -> int:

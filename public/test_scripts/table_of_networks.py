@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torchvision.models import get_model_weights
 
+from public import commands
 from public.files import write_whole
 from public.models import create_model
 from public.models.backbones import NETWORKS, family_of, image_size, published_classes
-from public.test_scripts import cli
-from public.test_scripts.flops import count_operations, example_input
+from public.models.operations import count_operations, example_input
 
 # our name -> torchvision's, of the networks that are the same there; its package documents their parameters and MACs
 TORCHVISION = {
@@ -62,10 +62,10 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = cli.make_parser("table_of_networks", __doc__, experiment=None)
+    parser = commands.make_parser("table_of_networks", __doc__, experiment=None)
     parser.add_argument("names", nargs="*", help="the networks (all)")
-    cli.add_output(parser, "the file to write, in Markdown; without it the table is printed")
-    cli.call(write_table, parser.parse_args())
+    commands.add_output(parser, "the file to write, in Markdown; without it the table is printed")
+    commands.call(write_table, parser.parse_args())
 
 
 def write_table(arguments: argparse.Namespace) -> None:

@@ -11,16 +11,16 @@ import argparse
 import json
 from pathlib import Path
 
+from public import commands
 from public.datasets.coco import Coco
 from public.datasets.yolo import NO_LABELS, convert_yolo, read_names
 from public.files import write_whole
-from public.test_scripts import cli
 
 MAX_NOTES = 20  # lines on single boxes that are printed
 
 
 def main() -> None:
-    parser = cli.make_parser("yolo_to_coco", __doc__, experiment=None)
+    parser = commands.make_parser("yolo_to_coco", __doc__, experiment=None)
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of the pictures")
     parser.add_argument(
         "labels", type=Path, metavar="LABELS", help=f"folder of the label files ({', '.join(NO_LABELS)} is none)"
@@ -39,7 +39,7 @@ def main() -> None:
         action="store_true",
         help="leave out label files that belong to no picture (without it they are refused)",
     )
-    cli.call(convert, parser.parse_args())
+    commands.call(convert, parser.parse_args())
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from public import collectives
-from public.datasets.workers import DeadWorkerError
+from public.loading.workers import DeadWorkerError
+from public.parallel import collectives
 from public.training.determinism import NondeterministicError
 from public.training.guards import NonFiniteLossError, OutOfMemoryError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from public import collectives
-from public.training.checkpoint import save_atomic
+from public.checkpoint_files import save_atomic
+from public.parallel import collectives
 
 
 class NonFiniteLossError(RuntimeError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from public import collectives
+from public.parallel import collectives
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

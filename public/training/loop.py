@@ -1,6 +1,6 @@
 """The training loop of every experiment: one CPU, one GPU or several processes, detection or classification.
 
-It knows no task.  What it is handed (`public.training.detection`, ...) offers:
+It knows no task.  What it is handed (`public.tasks.detection`, ...) offers:
 
     num_train_images                     images of the training set
     card()                               entries of a checkpoint that say what the weights are
@@ -24,17 +24,21 @@ import time
 
 import torch
 
-from public import collectives, random_streams
+from public import random_streams
+from public.checkpoint_files import digest, save_atomic
 from public.config import TrainingConfig
-from public.losses.progress import Progress
-from public.training import chain, determinism, guards
-from public.training.checkpoint import digest, save_atomic, save_latest
-from public.training.compute import autocast, batchnorm_layers
+from public.parallel import collectives
+from public.parallel.reduce import GradientReducer
+from public.precision import autocast
+from public.protocols import Progress
+from public.reports.curves import draw_curves
+from public.runs import chain
+from public.runs.checkpoint import save_latest
+from public.runs.run_folder import RunFolder
+from public.training import determinism, guards
+from public.training.freezing import batchnorm_layers
 from public.training.interruption import InterruptedRun, Interruption
-from public.training.plots import draw_curves
-from public.training.reduce import GradientReducer
 from public.training.reporter import Reporter
-from public.training.run_folder import RunFolder
 from public.training.state import TrainingState
 
 
@@ -134,7 +138,7 @@ class Trainer:
         for part in self.task.micro_batches(batch, self.config.accumulate):
             part = part.to(self.device)
             with self.checked():
-                with autocast(self.config, self.device):
+                with autocast(self.config.precision, self.device):
                     outputs = self.network(self.task.inputs(part))
                 terms = self.task.loss(outputs, part.targets, progress)
             means = guards.mean_over_ranks(terms)
@@ -171,7 +175,7 @@ class Trainer:
 
         def attempt(num_images: int) -> None:
             piece = self.task.first_images(part, num_images).to(self.device)
-            with autocast(self.config, self.device):
+            with autocast(self.config.precision, self.device):
                 outputs = self.network(self.task.inputs(piece))
             sum(self.task.loss(outputs, piece.targets, progress).values()).backward()
             self.state.optimizer.zero_grad(set_to_none=True)
@@ -201,7 +205,7 @@ class Trainer:
             )  # fmt: skip
 
     def record_digests(self, batch) -> None:
-        """One line of digests.jsonl where one is due: see `public.training.chain`."""
+        """One line of digests.jsonl where one is due: see `public.runs.chain`."""
         state, step = self.state, self.state.step
         has_weights = step % self.config.digest_interval == 0 or step == self.num_steps
         if not self.is_main or not (has_weights or step <= chain.FIRST_STEPS):

@@ -8,7 +8,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from public.training.run_folder import RunFolder
+from public.runs.run_folder import RunFolder
 
 
 class Reporter:

@@ -9,23 +9,27 @@ from pathlib import Path
 
 import torch
 
-from public import collectives, command_line, random_streams
+from public import command_line, random_streams
+from public.checkpoint_files import digest
 from public.config import TrainingConfig, replace
-from public.datasets.workers import forbid_global_random
-from public.experiment import Experiment, find_data_root, load_experiment
-from public.training import failures, manifest, processes
-from public.training.checkpoint import digest, has_checkpoint
-from public.training.compute import freeze_parameters, place
+from public.loading.workers import forbid_global_random
+from public.parallel import collectives, processes
+from public.parallel.sync_batchnorm import convert_sync_batchnorm
+from public.precision import place
+from public.runs import manifest
+from public.runs.checkpoint import has_checkpoint
+from public.runs.experiment import Experiment, find_data_root, load_experiment
+from public.runs.opening import open_on_rank_0
+from public.runs.run_folder import RunFolder
+from public.tasks import make_task
+from public.tasks.base import Task
+from public.training import failures
 from public.training.determinism import check_compile
+from public.training.freezing import freeze_parameters
 from public.training.interruption import InterruptedRun, Interruption
 from public.training.loop import Trainer
-from public.training.opening import open_on_rank_0
 from public.training.reporter import Reporter
-from public.training.run_folder import RunFolder
 from public.training.state import TrainingState
-from public.training.sync_batchnorm import convert_sync_batchnorm
-from public.training.task import Task
-from public.training.tasks import make_task
 from public.weights.load import check_keywords, find_starting_weights, load_starting_weights
 
 
@@ -151,7 +155,7 @@ def build_state(
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     if config.sync_batchnorm and collectives.is_distributed():
         convert_sync_batchnorm(model)
-    model = place(model, config, device)
+    model = place(model, device, channels_last=config.channels_last)
     state = TrainingState(
         model=model,
         optimizer=config.optimizer.build(model, config.lr),

@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from public.runs.checkpoint import check_parts, lacking
 from public.training.ema import ModelEMA
-
-PARTS = (  # of a checkpoint's "training", whatever the settings; with an EMA, raw_model and ema come to them
-    "optimizer", "scaler", "step", "phase", "best", "evaluations_without_best", "metrics", "chain",
-)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -25,7 +22,7 @@ class TrainingState:
     best: float | None = None  # the best metric so far
     evaluations_without_best: int = 0
     metrics: dict = field(default_factory=dict)  # of the last evaluation
-    chain: str = ""  # digest of all losses so far: public.training.chain
+    chain: str = ""  # digest of all losses so far: public.runs.chain
     saved: str | None = None  # what the run's newest checkpoint holds, in words; no part of the state
 
     @property
@@ -74,20 +71,7 @@ class TrainingState:
             self.metrics = training["metrics"]
             self.chain = training["chain"]
         except KeyError as error:  # inside a part
-            raise ValueError(_lacking(error.args[0])) from None
+            raise ValueError(lacking(error.args[0])) from None
         except RuntimeError as error:  # torch's, which names the weights
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error
-
-
-def check_parts(checkpoint: dict, *more: str) -> None:
-    """Raises ValueError, naming the part, where `checkpoint` is none of a run, or lacks one of PARTS or of `more`."""
-    if "training" not in checkpoint:
-        raise ValueError(_lacking("training"))
-    for name in (*PARTS, *more):
-        if name not in checkpoint["training"]:
-            raise ValueError(_lacking(name))
-
-
-def _lacking(name: str) -> str:
-    return f"the checkpoint lacks {name!r}, a part of the state; the run cannot go on"

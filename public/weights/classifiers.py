@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
+from public.checkpoint_files import digest, save_atomic, why_unreadable
 from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
-from public.models.classifier import Classifier
+from public.models.image_classifier import Classifier
+from public.models.loading import BACKBONE
 from public.random_streams import seed_torch
-from public.training.checkpoint import digest, save_atomic, why_unreadable
 from public.weights.backbones import State, released
 from public.weights.class_names import class_names
-from public.weights.load import BACKBONE
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays, widen_tensors
 

@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from public.checkpoint_files import digest, save_atomic
+from public.commands import call
 from public.config import freeze
 from public.families import PUBLISHED, published
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.models import list_models
 from public.models.backbones import NETWORKS
+from public.models.loading import ALPHA, BACKBONE
 from public.random_streams import seed_torch
-from public.test_scripts.cli import call
-from public.training.checkpoint import digest, save_atomic
 from public.weights.class_names import class_names
 from public.weights.classifiers import convert_classifier
+from public.weights.detectors.ppyoloe import rename_ppyoloe
 from public.weights.known import check_sha256
-from public.weights.load import ALPHA, BACKBONE
-from public.weights.paddle import rename_ppyoloe
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays
 

@@ -1,6 +1,6 @@
 """Reduces the oracles of PPYOLOE to the few figures that lie in this folder.
 
-    python tests/figures/make_figures.py ../shared/oracles/paddle/ppyoloe_crn_s    # and so on, one folder a model
+    python -m tests.figures.make_figures ../shared/oracles/paddle/ppyoloe_crn_s    # and so on, one folder a model
 
 The tests read either the whole oracle (`load_oracle`) or the reduced figures (`load_figures`); both give the same keys:
     entries      [name, shape] of each array of the checkpoint, `fixed` the values of those that are not filled

@@ -19,9 +19,9 @@ from public.models.backbones import (
     vovnet,
     yolov5,
 )
-from public.models.classifier import Classifier
+from public.models.image_classifier import Classifier
 
-FAMILIES: tuple[ModuleType, ...] = (
+FAMILY_FILES: tuple[ModuleType, ...] = (
     csp_darknet,
     cspresnet,
     darknet,
@@ -38,7 +38,7 @@ FAMILIES: tuple[ModuleType, ...] = (
 )
 
 # name of the network -> the file of its family
-NETWORKS: dict[str, ModuleType] = {name: family for family in FAMILIES for name in family.NETWORKS}
+NETWORKS: dict[str, ModuleType] = {name: family for family in FAMILY_FILES for name in family.NETWORKS}
 
 IMAGENET_CLASSES, CIFAR_CLASSES = 1000, 100  # of a network's published form; CIFAR-100's for the names with _cifar
 IMAGENET_SIZE, CIFAR_SIZE = 224, 32  # sides of the images in pixels

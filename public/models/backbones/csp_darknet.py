@@ -20,8 +20,9 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from public.models.backbone import Backbone, GlobalAveragePool
 from public.models.backbones.darknet import Bottleneck, drop_path_rates, zero_last_batch_norms
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STRIDES = (4, 8, 16, 32)

@@ -3,7 +3,7 @@
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250, section 2.2; stages after CSPNet (arXiv 1911.11929), the
 channel attention after CenterMask (arXiv 1911.06667), re-parameterised blocks after RepVGG (arXiv 2101.03697).
 Weights: PaddleDetection's CSPResNet, inside its PPYOLOE checkpoints or alone as trained on ImageNet (CSPResNetb_*), by
-`public.weights.paddle.rename_ppyoloe`.  Those files hold no classifier: here it is the mean of the last map and one linear
+`public/weights/detectors/ppyoloe.py`.  Those files hold no classifier: here it is the mean of the last map and one linear
 layer.
 Deviations:
 - BatchNorm's running variance takes the unbiased variance of a batch (torch's rule); Paddle takes the biased one.
@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
+from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct, RepVGGBlock, initialise_convs
 
 CHANNELS = (64, 128, 256, 512, 1024)  # of the stem and the four stages at width 1

@@ -17,8 +17,9 @@ from collections import OrderedDict
 
 from torch import nn
 
+from public.models.backbone import GlobalAveragePool
 from public.models.backbones.mobilenetv3 import BlockShape, build_backbone, group_by_stride, initialise, round_channels
-from public.models.classifier import Classifier, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 32

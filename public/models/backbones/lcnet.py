@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
+from public.models.backbone import Backbone, GlobalAveragePool
 from public.models.backbones.mobilenetv3 import round_channels
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 16

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
+from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 16

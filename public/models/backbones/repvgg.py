@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
+from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages at width 1

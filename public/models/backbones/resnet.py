@@ -22,7 +22,8 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from public.models.attention import CoordinateAttention, check_attention
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
+from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct, make_activation
 
 WIDTH = 64  # channels of the stem and of the first stage before expansion; each further stage has twice as many

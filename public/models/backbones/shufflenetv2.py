@@ -13,7 +13,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.backbone import Backbone, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 24

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.backbones.cspresnet import EffectiveSE
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool, check_drop_path
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
 
 STRIDES = (4, 8, 16, 32)  # of the stages

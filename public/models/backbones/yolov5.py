@@ -19,9 +19,10 @@ from collections import OrderedDict
 
 from torch import nn
 
+from public.models.backbone import Backbone, GlobalAveragePool
 from public.models.backbones.csp_darknet import SPP, CSPLayer, Focus, scaled_blocks
 from public.models.backbones.darknet import drop_path_rates, zero_last_batch_norms
-from public.models.classifier import Backbone, Classifier, GlobalAveragePool
+from public.models.image_classifier import Classifier
 from public.models.layers import ConvBNAct
 
 STRIDES = (4, 8, 16, 32)

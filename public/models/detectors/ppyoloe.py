@@ -2,7 +2,7 @@
 
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 Weights: PaddleDetection's ppyoloe_crn_{s,m,l,x} and ppyoloe_plus_crn_{s,m,l,x}, by
-`public.weights.paddle.rename_ppyoloe`.  The tiny model with its auxiliary head stands in `ppyoloe_aux.py`.
+`public.weights.detectors.ppyoloe.rename_ppyoloe`.  The tiny model with its auxiliary head stands in `ppyoloe_aux.py`.
 Deviations:
 - The head returns raw outputs in training and inference alike; decoding stands in `public.decoders.ppyoloe`.  So the
   original's fixed projection `proj_conv` (the numbers 0..reg_max) is no part of the model.

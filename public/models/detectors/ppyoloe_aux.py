@@ -2,7 +2,7 @@
 
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250, for the network; a second head that guides the
 assignment after NanoDet-Plus's "assign guidance module" (no paper; github.com/RangiLyu/nanodet).
-Weights: PaddleDetection's ppyoloe_plus_crn_t_auxhead, by `public.weights.paddle.rename_ppyoloe`.
+Weights: PaddleDetection's ppyoloe_plus_crn_t_auxhead, by `public.weights.detectors.ppyoloe.rename_ppyoloe`.
 Deviations: those of `public.models.detectors.ppyoloe`.
 
 Legend: B batch, C channels, H W height and width, K classes, R = reg_max + 1 bins.

@@ -1,7 +1,7 @@
 """CSP-PAN, the neck of PPYOLOE: a top-down then a bottom-up path of CSP stages.
 
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250, section 2.2; paths after PANet (arXiv 1803.01534).
-Weights: PaddleDetection's CustomCSPPAN inside its PPYOLOE checkpoints, by `public.weights.paddle.rename_ppyoloe`.
+Weights: PaddleDetection's CustomCSPPAN inside its PPYOLOE checkpoints, by `public.weights.detectors.ppyoloe.rename_ppyoloe`.
 Deviations: BatchNorm's running variance, as in `public.models.backbones.cspresnet`.
 
 Legend: B batch, C channels, H W height and width.

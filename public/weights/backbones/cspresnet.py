@@ -2,7 +2,7 @@
 
 import torch
 
-from public.weights.paddle import rename_ppyoloe
+from public.weights.detectors.ppyoloe import rename_ppyoloe
 
 BACKBONE = "backbone."  # how the names begin inside a detector; the files of the backbone alone lack it
 

@@ -1,0 +1,190 @@
+"""What `check_dataset` looks at beyond what the readers meet: the classes, every picture, and what two splits share."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from public.datasets.annotations import Annotations
+from public.datasets.defects import Defect
+from public.datasets.pictures import check_size, load_picture
+from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
+from public.input import ImageError, read_size
+
+
+class Seen(NamedTuple):
+    """What was found about one picture."""
+
+    path: str
+    defect: Defect | None
+    sha256: str | None  # of the file; None if it cannot be read, or was not
+
+
+def check_classes(annotations: Annotations) -> list[Defect]:
+    """Warnings: names that differ by case and white space only, and classes without objects."""
+    defects, spellings = [], {}
+    place = annotations.description
+    for name in annotations.class_names:
+        spellings.setdefault("".join(name.split()).casefold(), []).append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            text = f"{place}: the classes {', '.join(map(repr, names))} differ by case or spaces only; are they one?"
+            defects.append(Defect("similar class names", place, text))
+    counts = np.bincount(annotations.labels, minlength=len(annotations.class_names))
+    for name, count in zip(annotations.class_names, counts):
+        if count == 0:
+            defects.append(Defect("class without objects", place, f"{place}: no object of the class {name!r}"))
+    return defects
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+def check_pictures(annotations: Annotations, *, is_quick: bool, num_workers: int, title: str) -> list[Seen]:
+    """Reads every picture once, as training would, and compares its size with the annotated one; see `look_at`."""
+    return look_at(_Pictures(annotations, is_quick), num_workers=num_workers, title=title)
+
+
+def look_at(pictures: Dataset, *, num_workers: int, title: str) -> list[Seen]:
+    """What `pictures` finds in each of its pictures, in order.
+
+    Args:
+        num_workers: processes; 0 reads in this one.
+        title: of the progress bar, which a terminal shows.
+    """
+    loader = DataLoader(
+        pictures,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader numbers its workers from it
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+    )
+    return list(tqdm(loader, desc=title, unit="pictures", disable=not sys.stderr.isatty()))
+
+
+class _Pictures(Dataset):
+    """is_quick: only the header of each file is read; then no file is hashed, and a cut one is not noticed."""
+
+    def __init__(self, annotations: Annotations, is_quick: bool):
+        self.annotations = annotations
+        self.is_quick = is_quick
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> Seen:
+        path = self.annotations.image_path(index)
+        try:
+            if self.is_quick:
+                check_size(self.annotations, index, *read_size(path))
+            else:
+                load_picture(self.annotations, index)
+        except ImageError as error:
+            return Seen(path, Defect(error.kind, path, str(error)), file_sha256(path, self.is_quick))
+        return Seen(path, None, file_sha256(path, self.is_quick))
+
+
+def file_sha256(path: str, is_quick: bool) -> str | None:
+    """sha256 (hex) of the file; None where it is not there, or nothing is to be read."""
+    if is_quick or not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_it_is(item):
+    return item
+
+
+def _start_worker(worker):
+    cv2.setNumThreads(0)
+
+
+# ------------------------------------------------------------------------------------------- between the pictures
+
+
+def find_shared(splits: dict[str, Iterable[Seen]]) -> list[Defect]:
+    """Pictures that are in two splits (an error where one is "train"), and files with the same bytes (a warning)."""
+    defects, first_by_path, first_by_hash = [], {}, {}
+    for split, pictures in splits.items():
+        for seen in pictures:
+            path = os.path.realpath(seen.path)
+            other_split = first_by_path.setdefault(path, split)
+            if other_split != split:
+                text = f"{seen.path}: in {other_split} and in {split}. What is trained on must not be evaluated on."
+                defects.append(Defect("picture in two splits", seen.path, text))
+                continue
+            if seen.sha256 is None:
+                continue
+            other_split, other_path = first_by_hash.setdefault(seen.sha256, (split, path))
+            if other_path != path:
+                text = f"{seen.path} ({split}): the same bytes as {other_path} ({other_split})"
+                leak = "; what is trained on must not be evaluated on" if split != other_split else ""
+                defects.append(Defect("identical pictures", seen.path, text + leak))
+    return defects
+
+
+# ---------------------------------------------------------------------------------------- a folder in VOC layout
+
+
+def voc_splits(folder: str | os.PathLike) -> dict[str, list[str]]:
+    """{split: image ids} of the lists in ImageSets/Main; those of single classes, `<image id> -1`, are passed over."""
+    place = os.path.join(folder, "ImageSets", "Main")
+    names = sorted(name for name in os.listdir(place) if name.endswith(".txt")) if os.path.isdir(place) else []
+    splits = {name.removesuffix(".txt"): list_split(os.path.join(place, name)) for name in names}
+    return {name: ids for name, ids in splits.items() if not ids or not all(map(is_class_line, ids))}
+
+
+def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> list[Defect]:
+    """Ids that a list names twice or that have no xml, and pictures without xml."""
+    defects = []
+    known = _stems(os.path.join(folder, "Annotations"), (".xml",))
+    for split, image_ids in splits.items():
+        listing = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
+        met = set()
+        for line, image_id in enumerate(image_ids, start=1):
+            if image_id in met:
+                text = f"{listing}, line {line}: image {image_id!r} is listed twice. Each image counts once."
+                defects.append(Defect("duplicate id", listing, text, image_id))
+            elif image_id not in known:
+                file = os.path.join(folder, "Annotations", f"{image_id}.xml")
+                text = f"{file}: missing, though {listing} lists the image"
+                defects.append(Defect("missing annotation", file, text))
+            met.add(image_id)
+    for image_id, file in sorted(_stems(os.path.join(folder, "JPEGImages"), PICTURE_EXTENSIONS).items()):
+        if image_id not in known:
+            text = f"{file}: no file Annotations/{image_id}.xml; the picture is never used"
+            defects.append(Defect("picture without annotation", file, text))
+    return defects
+
+
+def forgive_unlisted(defects: list[Defect], splits: dict[str, list[str]]) -> list[Defect]:
+    """`defects`, where a picture that is missing is only a warning if no list names it, and there are lists."""
+    listed = {image_id for image_ids in splits.values() for image_id in image_ids}
+    result = []
+    for defect in defects:
+        image_id = os.path.splitext(defect.file)[0].rpartition("JPEGImages" + os.sep)[2]
+        if defect.kind == "missing picture" and splits and image_id not in listed:
+            defect = defect._replace(kind="annotation without picture")
+        result.append(defect)
+    return result
+
+
+def _stems(folder, extensions):
+    """{path from `folder` on, without its extension: path} of the files with one of `extensions`."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            stem, extension = os.path.splitext(os.path.join(place, name))
+            if extension.lower() in extensions:
+                found[os.path.relpath(stem, folder)] = stem + extension
+    return found

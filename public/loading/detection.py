@@ -1,0 +1,196 @@
+"""From annotations to batches: data sets, the two batch samplers, the data loader.
+
+The samplers hand out `SampleKey`s, from which every random number of a sample follows, so the number of workers, their
+speed and a restart change no bit.  What the workers may do, and what happens when one dies: `workers`.
+
+B images of a batch, N objects of an image.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from public.datasets.annotations import Annotations
+from public.datasets.pictures import load_sample, make_sample
+from public.datasets.sample import Sample, SampleKey
+from public.input import Geometry, ImageError, InputSpec, prepare
+from public.loading.samplers import EvalBatches, TrainBatches
+from public.loading.workers import WatchedLoader, make_loader
+from public.transforms.detection import apply_batch_transforms, apply_transforms
+
+
+def load_readable_sample(annotations: Annotations, index: int) -> tuple[Sample, str | None]:
+    """The sample `index`, or the first readable one of index + 1, index + 2, ... (after the last comes the first).
+
+    What takes the place follows from the data and the index alone, whatever the epoch or the worker.
+
+    Returns:
+        The sample, and a line that says what was skipped, why, and what took its place; None if nothing was.
+
+    Raises:
+        ImageError: none of the pictures can be read.
+    """
+    problem = None
+    for other in range(index, index + len(annotations)):
+        try:
+            sample = load_sample(annotations, other % len(annotations))
+        except ImageError as error:
+            problem = problem or str(error)
+        else:
+            return sample, problem and f"{problem} Skipped; {annotations.image_path(sample.index)} takes its place."
+    raise ImageError(f"none of the {len(annotations)} pictures of {annotations.description} can be used: {problem}")
+
+
+class DetectionDataset(Dataset):
+    """Training samples: read, stripped of what is not trained on, transformed.
+
+    Crowd objects never reach the loss, difficult ones only if the set says so; they leave before the transforms, as in
+    the originals, so that no crop is chosen for their sake.  Images without objects stay.
+
+    Args:
+        on_bad_sample: "error" raises where a picture cannot be used; "skip" takes the one of `load_readable_sample` and
+            says so in the sample's `skipped`.  The random numbers stay those of the place, not of the picture.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        transforms: tuple,
+        batch_transforms: tuple,
+        seed: int,
+        on_bad_sample: str = "error",
+    ):
+        self.annotations = annotations
+        self.load = _loading(on_bad_sample, load_readable_sample)
+        self.transforms = transforms
+        self.batch_transforms = batch_transforms
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample, skipped = self.load(self.annotations, key.index)
+        is_trained = ~sample.crowd
+        if not self.annotations.use_difficult:
+            is_trained &= ~sample.difficult
+        for name in ("boxes", "labels", "difficult", "crowd"):
+            setattr(sample, name, getattr(sample, name)[is_trained])
+        sample = apply_transforms(sample, self.transforms, self.seed, key)
+        sample = apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
+        sample.skipped = skipped
+        return sample
+
+
+class EvaluationDataset(Dataset):
+    """Prepared pictures with their geometry and all their objects, in network pixels.
+
+    Args:
+        on_bad_sample: "error" raises where a picture cannot be used; "skip" puts a black one in its place, with all its
+            objects, and says so in the sample's `skipped`: what the network sees there is not to be counted as found.
+    """
+
+    def __init__(self, annotations: Annotations, *, spec: InputSpec, on_bad_sample: str = "error"):
+        self.annotations = annotations
+        self.spec = spec
+        self.load = _loading(on_bad_sample, _load_or_black)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample, sample.skipped = self.load(self.annotations, key.index)
+        sample.image, geometry = prepare(sample.image, self.spec)
+        scale = np.array([geometry.scale_x, geometry.scale_y] * 2, dtype=np.float32)
+        pad = np.array([geometry.pad_left, geometry.pad_top] * 2, dtype=np.float32)
+        sample.boxes = sample.boxes * scale + pad
+        sample.geometry = geometry
+        return sample
+
+
+def _loading(on_bad_sample, skipping):
+    """The function that loads (sample, line on what was skipped)."""
+    choices = {"error": _load_or_raise, "skip": skipping}
+    if on_bad_sample not in choices:
+        raise ValueError(f"on_bad_sample is {on_bad_sample!r}, has to be one of {tuple(choices)}")
+    return choices[on_bad_sample]
+
+
+def _load_or_raise(annotations, index):
+    return load_sample(annotations, index), None
+
+
+def _load_or_black(annotations, index):
+    try:
+        return load_sample(annotations, index), None
+    except ImageError as error:
+        skipped = f"{error} Skipped; its objects count as not found."
+    black = np.zeros((annotations.heights[index], annotations.widths[index], 3), dtype=np.uint8)
+    return make_sample(annotations, index, black), skipped
+
+
+class DetectionBatch(NamedTuple):
+    """B samples of one size."""
+
+    images: torch.Tensor  # (B, H, W, 3) uint8, RGB
+    targets: list[dict]  # B times boxes (N, 4) float32 x1 y1 x2 y2 in pixels of `images`, labels (N,) int64
+    image_ids: list
+    indices: list[int]  # positions in the annotations
+    geometries: list[Geometry] | None  # None in training
+    skipped: list[str | None]  # B times a line on the picture that could not be used, or None
+
+    def to(self, device: torch.device | str) -> "DetectionBatch":
+        """The batch with its tensors on `device`; from pinned memory the copy does not wait."""
+        targets = [
+            {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets
+        ]
+        return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+
+
+def collate(samples: list[Sample]) -> DetectionBatch:
+    """One batch of samples.
+
+    Raises:
+        ValueError: two images differ in size; the message names both.
+    """
+    first = samples[0]
+    for sample in samples:
+        if sample.image.shape != first.image.shape:
+            raise ValueError(
+                f"images of one batch have to have one size, but {first.image_id!r} has {first.image.shape[:2]} and "
+                f"{sample.image_id!r} has {sample.image.shape[:2]} (height, width). End the transforms with Resize, or "
+                "use BatchRandomResize."
+            )
+    targets = [
+        {"boxes": torch.from_numpy(s.boxes.copy()), "labels": torch.from_numpy(s.labels.copy())} for s in samples
+    ]
+    return DetectionBatch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        targets=targets,
+        image_ids=[sample.image_id for sample in samples],
+        indices=[sample.index for sample in samples],
+        geometries=None if first.geometry is None else [sample.geometry for sample in samples],
+        skipped=[sample.skipped for sample in samples],
+    )
+
+
+def make_detection_loader(
+    dataset: DetectionDataset | EvaluationDataset,
+    batches: TrainBatches | EvalBatches,
+    *,
+    num_workers: int,
+    prefetch_factor: int,
+    pin_memory: bool,
+) -> WatchedLoader:
+    """A torch DataLoader of `DetectionBatch`es that draws from no global generator; arguments as `make_loader`."""
+    return make_loader(
+        dataset,
+        batches,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+    )

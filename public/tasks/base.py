@@ -1,0 +1,248 @@
+"""What detection and classification have in common of a task: the sets, the batches, what could not be used."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from public.config import TrainingConfig
+from public.families import SETTINGS_CLASSES
+from public.files import write_whole
+from public.input import normalise
+from public.loading.samplers import EvalBatches, TrainBatches
+from public.parallel import collectives
+from public.parallel.processes import worker_count
+from public.precision import memory_format
+
+
+class Task:
+    """Data, loss and evaluation of an experiment; what the training loop is handed.
+
+    Args:
+        config: the experiment's settings.
+        data_root: the folder that holds the data sets.
+        device: where to compute.
+        limit_images: only the first so many images of each set (for trying), or None.
+        class_names: of the weights to evaluate; None: those of the training set, which is read for them.
+
+    Raises:
+        ValueError: the classes of the data and of the configuration disagree, naming both.
+    """
+
+    kind: str  # "detector" or "classifier", as the configuration calls its network
+
+    def __init__(
+        self,
+        *,
+        config: TrainingConfig,
+        data_root: Path,
+        device: torch.device,
+        limit_images: int | None,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        self.config, self.device = config, device
+        self.data_root, self.limit_images = data_root, limit_images
+        self._sets: dict[str, object] = {}
+        self._skipped: dict[str, None] = {}  # lines on pictures that could not be used, in order, each once
+        self.class_names = class_names
+        self.class_names = class_names or self.data("train").class_names
+        _check_name(config.network_settings)
+        num_classes = config.network_settings.num_classes
+        if len(self.class_names) != num_classes:
+            raise ValueError(
+                f"{'the weights have' if class_names else self.data('train').description + ' has'} "
+                f"{len(self.class_names)} classes ({', '.join(self.class_names)}), but the {self.kind} of the configuration "
+                f"has num_classes = {num_classes}"
+            )
+        self.loss = config.network_settings.build_loss()
+        self.num_workers, self.worker_note = worker_count(config)
+        self.evaluated = "val"
+
+    def data(self, split: str):
+        """The set "train", "val" or "test", read when it is first asked for."""
+        if split not in self._sets:
+            settings = getattr(self.config, f"{split}_data")
+            if settings is None:
+                raise ValueError(f"the configuration states no {split}_data")
+            whole = self._read(split, settings)
+            self._sets[split] = whole if self.limit_images is None else whole.limit(self.limit_images)
+        return self._sets[split]
+
+    def _read(self, split: str, settings):
+        return settings.read(self.data_root, self.class_names)
+
+    # ------------------------------------------------------------------------------------------ before a run
+
+    def check_batches(self) -> None:
+        """Refuses, before a run is made, a batch that does not fit the data, the processes or the micro-batches.
+
+        Raises:
+            ValueError: naming the two numbers.
+        """
+        self.train_keys(first_step=0, num_steps=0)
+        share = self.config.batch_size // collectives.world_size()
+        if share % self.config.accumulate:
+            accumulate = self.config.accumulate
+            raise ValueError(
+                f"the {share} images of a process cannot be cut into accumulate = {accumulate} equal parts"
+            )
+
+    @property
+    def num_train_images(self) -> int:
+        return len(self.data("train"))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies the data of the run."""
+        return {split: self.data(split).fingerprint() for split in ("train", "val")}
+
+    def picture_files(self) -> dict[str, list[str]]:
+        """The files of the pictures of each split that training reads."""
+        return {split: self.data(split).picture_files() for split in ("train", "val")}
+
+    def describe(self) -> list[str]:
+        """A line for each data set."""
+        return [f"{split}: {self.data(split).summary()}" for split in ("train", "val")]
+
+    def records(self) -> dict[str, list[str]]:
+        """Text files for the run's folder, by name: what was found when the data were read."""
+        return {}
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def on_epoch(self, model: nn.Module, epoch: int) -> None:
+        self.config.network_settings.on_epoch(model, epoch)
+
+    def train_batches(self, *, first_step: int, num_steps: int):
+        """This process's batches of steps first_step .. num_steps - 1, over all epochs."""
+        loader = self._loader(self.train_dataset(), self.train_keys(first_step=first_step, num_steps=num_steps))
+        return self._noting_skipped(loader, "train")
+
+    def train_keys(self, *, first_step: int, num_steps: int) -> TrainBatches:
+        return self._batch_sampler(
+            num_images=self.num_train_images,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            first_step=first_step,
+            num_steps=num_steps,
+            rank=collectives.rank(),
+            world_size=collectives.world_size(),
+        )
+
+    def _batch_sampler(self, **arguments) -> TrainBatches:
+        return TrainBatches(**arguments)
+
+    def _loader(self, dataset, batches):
+        raise NotImplementedError
+
+    def _loading(self) -> dict[str, object]:
+        """How batches are loaded."""
+        return {
+            "num_workers": self.num_workers,
+            "prefetch_factor": self.config.prefetch_factor,
+            "pin_memory": self.config.pin_memory and self.device.type == "cuda",
+        }
+
+    def micro_batches(self, batch, count: int) -> list:
+        """`batch` in `count` equal parts."""
+        num_images = len(batch.images)
+        size = num_images // count
+        return [self._part(batch, start, start + size) for start in range(0, num_images, size)]
+
+    def first_images(self, batch, count: int):
+        return self._part(batch, 0, count)
+
+    def _part(self, batch, start: int, stop: int):
+        """Images start .. stop - 1 of `batch`, a NamedTuple whose fields are None or have an entry for each image."""
+        return type(batch)(*(None if field is None else field[start:stop] for field in batch))
+
+    def inputs(self, batch) -> torch.Tensor:
+        """Normalised images float32 (B, 3, H, W) in the configuration's memory format."""
+        return normalise(batch.images, self.config.input).contiguous(
+            memory_format=memory_format(self.config.channels_last)
+        )
+
+    # ------------------------------------------------------------------------------------------ evaluation
+
+    def evaluation_batches(self, split: str):
+        """This process's batches of a split: batch i is images [i*b, (i+1)*b), whatever the number of processes."""
+        batches = EvalBatches(
+            num_images=len(self.data(split)),
+            batch_size=self.config.evaluation_batch_size,
+            rank=collectives.rank(),
+            world_size=collectives.world_size(),
+        )
+        return self._noting_skipped(self._loader(self.evaluation_dataset(split), batches), split)
+
+    def best_text(self, value: float | None) -> str:
+        """What the best weights so far reached, in words: "AP 0.3460"."""
+        return f"{self.config.best_metric} {'-' if value is None else f'{value:.4f}'}"
+
+    # ------------------------------------------------------------------------------------------ what was skipped
+
+    def _noting_skipped(self, batches, split: str):
+        """`batches`, remembering what was skipped in them."""
+        for batch in batches:
+            self._skipped |= {f"{split}: {line}": None for line in batch.skipped if line}
+            yield batch
+
+    def skipped_lines(self) -> list[str]:
+        """Lines on the pictures of the evaluated split that could not be used."""
+        return [line for line in self._skipped if line.startswith(f"{self.evaluated}: ")]
+
+    def write_bad_samples(self, folder: Path) -> int:
+        """Adds the pictures that could not be used so far to bad_samples.txt, each once; without any, writes nothing.
+
+        Returns:
+            How many pictures of the training set it lists.
+        """
+        path = folder / "bad_samples.txt"
+        lines = dict.fromkeys(path.read_text().splitlines()) if path.exists() else {}
+        if self._skipped.keys() - lines.keys():
+            lines |= self._skipped
+            content = "".join(f"{line}\n" for line in lines)
+            write_whole(path, lambda file: file.write(content.encode()))
+        return sum(line.startswith("train: ") for line in lines)
+
+
+def _check_name(settings) -> None:
+    """Raises ValueError where an experiment's own settings are called like the library's.
+
+    A checkpoint names its settings.  Moved out of its run, it would be opened by the library's.
+    """
+    name = type(settings).__name__
+    if type(settings) is not SETTINGS_CLASSES.get(name, type(settings)):
+        raise ValueError(
+            f"the class {name} of {type(settings).__module__} has the name of the library's own settings; call it otherwise"
+        )
+
+
+class Clock:
+    """Adds up seconds by name; waits for the GPU at both ends."""
+
+    def __init__(self, device: torch.device, names: tuple[str, ...]) -> None:
+        self.device, self.seconds = device, dict.fromkeys(names, 0.0)
+
+    def __call__(self, name: str) -> "Clock":
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._wait()
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_) -> None:
+        self._wait()
+        self.seconds[self._name] += time.perf_counter() - self._start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def milliseconds(seconds: list[dict[str, float]], num_images: int) -> dict[str, float]:
+    """Milliseconds an image, from the seconds that each process took and the images of all of them."""
+    return {
+        f"{name}_ms": 1000 * float(np.sum([part[name] for part in seconds])) / max(num_images, 1) for name in seconds[0]
+    }

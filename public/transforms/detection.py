@@ -1,0 +1,252 @@
+"""Transforms of training samples: frozen values that are also the callables.
+
+`transform(sample, rng) -> Sample` takes every random number from `rng`, in an order that does not depend on the picture,
+and never writes into its input.  Images stay uint8: each transform rounds and clips.  Boxes are clipped to the picture,
+and an object whose box has no size left is dropped.
+
+A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
+
+The parameters, and the order in which PPYOLOE and PicoDet use them, are those of PaddleDetection's readers.  Its
+operators keep float32 images between the transforms; ours round to uint8 after each (a deviation, for speed).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from public.datasets.sample import Sample, SampleKey
+from public.input import INTERPOLATIONS
+from public.random_streams import stream
+from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation
+from public.transforms.objects import with_objects
+from public.transforms.rules import check, named
+
+
+def apply_transforms(sample: Sample, transforms: tuple, seed: int, key: SampleKey) -> Sample:
+    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, index, name)."""
+    for name, transform in named(transforms):
+        sample = transform(sample, stream(seed, "sample", key.epoch, key.index, name))
+    return sample
+
+
+def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
+    """`sample` after what each batch transform draws for its global batch, from (seed, "batch", epoch, batch, name)."""
+    for name, batch_transform in named(batch_transforms):
+        transform = batch_transform.draw(stream(seed, "batch", key.epoch, key.batch, name))
+        sample = transform(sample, None)
+    return sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """Stretches to `size` (height, width) pixels; draws nothing."""
+
+    size: tuple[int, int]
+    interpolation: str
+
+    def __post_init__(self):
+        _check_sizes(self.size)
+        _check_interpolations((self.interpolation,))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        height, width = sample.image.shape[:2]
+        new_height, new_width = self.size
+        image = cv2.resize(sample.image, (new_width, new_height), interpolation=INTERPOLATIONS[self.interpolation])
+        scale_x, scale_y = new_width / width, new_height / height
+        return with_objects(sample, image, sample.boxes * np.array([scale_x, scale_y, scale_x, scale_y]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRandomResize:
+    """One square size and one interpolation for all pictures of a global batch, each drawn evenly from its list."""
+
+    sizes: tuple[int, ...]
+    interpolations: tuple[str, ...]
+
+    def __post_init__(self):
+        _check_sizes(self.sizes)
+        _check_interpolations(self.interpolations)
+
+    def draw(self, rng: np.random.Generator) -> Resize:
+        """The resize of one batch."""
+        size = self.sizes[rng.integers(len(self.sizes))]
+        return Resize(size=(size, size), interpolation=self.interpolations[rng.integers(len(self.interpolations))])
+
+
+def _check_sizes(sizes):
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"sizes {sizes!r} have to be whole positive pixels, at least one")
+
+
+def _check_interpolations(names):
+    if not names:
+        raise ValueError(f"interpolations {names!r}: at least one is needed, of {tuple(INTERPOLATIONS)}")
+    for name in names:
+        if name not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {name!r} has to be one of {tuple(INTERPOLATIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorDistort:
+    """Changes brightness, contrast, saturation and hue in random order, each with probability `apply_prob`.
+
+    PaddleDetection's RandomDistort; its `prob` is the chance that a change is left out, so `apply_prob` is 1 - prob.
+
+    Fields:
+        brightness, contrast, saturation: (lowest, highest) factor, drawn evenly: how far a pixel is from black, from the
+            mean grey of the picture, and from its own grey.
+        hue: (lowest, highest) shift on the circle of 256 hues, rounded to a whole number.
+        apply_prob: chance of each of the four changes.
+    """
+
+    brightness: tuple[float, float]
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: tuple[float, float]
+    apply_prob: float
+
+    def __post_init__(self):
+        factor = (0, math.inf)
+        check(self, brightness=factor, contrast=factor, saturation=factor, hue=(-256, 256), apply_prob=(0, 1))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        changes = (
+            (change_brightness, self.brightness),
+            (change_contrast, self.contrast),
+            (change_saturation, self.saturation),
+            (change_hue, self.hue),
+        )
+        order = rng.permutation(len(changes))
+        is_applied = rng.random(len(changes)) < self.apply_prob
+        positions = rng.random(len(changes))
+        image = sample.image
+        for i in order:
+            change, (low, high) = changes[i]
+            if is_applied[i]:
+                image = change(image, low + (high - low) * positions[i])
+        return replace(sample, image=image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomExpand:
+    """Puts the picture at a random place of a larger one of even colour, which makes its objects smaller.
+
+    PaddleDetection's RandomExpand; its `prob` is the chance that nothing is done, so `apply_prob` is 1 - prob.  A
+    deviation of one pixel: the picture may also touch the right or lower edge.
+
+    Fields:
+        ratio: (lowest, highest) growth of both sides, drawn evenly.
+        fill: the colour around the picture, RGB 0..255.
+        apply_prob: chance of doing it.
+    """
+
+    ratio: tuple[float, float]
+    fill: tuple[int, int, int]
+    apply_prob: float
+
+    def __post_init__(self):
+        check(self, ratio=(1, math.inf), apply_prob=(0, 1))
+        if len(self.fill) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
+            raise ValueError(f"RandomExpand.fill is {self.fill!r}, has to be a colour of three whole levels 0 .. 255")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        is_applied = rng.random() < self.apply_prob
+        low, high = self.ratio
+        ratio = low + (high - low) * rng.random()
+        position_x, position_y = rng.random(2)
+        if not is_applied:
+            return sample
+        height, width = sample.image.shape[:2]
+        free_x, free_y = int(width * ratio) - width, int(height * ratio) - height
+        left, top = int(position_x * (free_x + 1)), int(position_y * (free_y + 1))
+        image = cv2.copyMakeBorder(
+            sample.image, top, free_y - top, left, free_x - left, cv2.BORDER_CONSTANT, value=self.fill
+        )
+        return with_objects(sample, image, sample.boxes + np.array([left, top, left, top]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """Cuts out a part that holds an object and overlaps at least one by a random amount (Liu et al., SSD, 1512.02325).
+
+    The thresholds, and "no crop" if it is allowed, are tried in random order.  For each, up to `num_attempts` crops are
+    drawn; the first with a centre of an object inside, and an IoU of at least the threshold with some object, is taken.
+    Objects whose centre is inside stay, cut to the crop.  "No crop", no crop found, and a picture without objects leave
+    the sample as it is.
+
+    PaddleDetection's RandomCrop.  A deviation of one pixel: a crop may also end exactly at the right or lower edge.
+
+    Fields:
+        aspect_ratio: (lowest, highest) width / height relative to the picture's, further limited to [s², 1 / s²] for
+            scale s, so that the crop fits.
+        scale: (lowest, highest) square root of the crop's share of the picture's area.
+        thresholds: IoU of the crop with the object that it overlaps most.
+    """
+
+    aspect_ratio: tuple[float, float]
+    scale: tuple[float, float]
+    thresholds: tuple[float, ...]
+    num_attempts: int
+    allow_no_crop: bool
+
+    def __post_init__(self):
+        check(self, aspect_ratio=(1e-6, math.inf), scale=(1e-6, 1), num_attempts=(1, math.inf))
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"RandomCrop.thresholds are {self.thresholds!r}, have to be IoUs within 0 .. 1")
+        if not self.aspect_ratio[0] <= 1 <= self.aspect_ratio[1]:
+            raise ValueError(
+                f"RandomCrop.aspect_ratio is {self.aspect_ratio!r}, has to include 1: a crop with all of the picture's "
+                "area has no other"
+            )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        num_choices = len(self.thresholds) + self.allow_no_crop
+        order = rng.permutation(num_choices)  # the number after the last threshold is "no crop"
+        draws = rng.random((num_choices, self.num_attempts, 4))
+        for choice, attempts in zip(order, draws):
+            if choice == len(self.thresholds) or len(sample.boxes) == 0:
+                return sample
+            crops = self._crops(attempts, *sample.image.shape[:2])
+            is_good = _holds_centre(crops, sample.boxes).any(axis=1)
+            is_good &= _iou(crops, sample.boxes).max(axis=1) >= self.thresholds[choice]
+            if is_good.any():
+                return _crop(sample, crops[is_good.argmax()])
+        return sample
+
+    def _crops(self, draws, height, width):
+        """(T, 4) crops x1 y1 x2 y2 in whole pixels, from (T, 4) numbers in [0, 1)."""
+        scale_draw, aspect_draw, x_draw, y_draw = draws.T
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * scale_draw
+        lowest = np.maximum(self.aspect_ratio[0], scale**2)
+        highest = np.minimum(self.aspect_ratio[1], scale**-2)
+        root = np.sqrt(lowest + (highest - lowest) * aspect_draw)
+        crop_width = np.clip((width * scale * root).astype(np.int64), 1, width)
+        crop_height = np.clip((height * scale / root).astype(np.int64), 1, height)
+        x1 = (x_draw * (width - crop_width + 1)).astype(np.int64)
+        y1 = (y_draw * (height - crop_height + 1)).astype(np.int64)
+        return np.stack([x1, y1, x1 + crop_width, y1 + crop_height], axis=1)
+
+
+def _holds_centre(crops, boxes):
+    """(T, N) whether the centre of each box lies strictly inside each crop."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # (N, 2)
+    return ((crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])).all(axis=2)
+
+
+def _iou(crops, boxes):
+    """(T, N) intersection over union of each crop with each box."""
+    top_left = np.maximum(crops[:, None, :2], boxes[:, :2])
+    bottom_right = np.minimum(crops[:, None, 2:], boxes[:, 2:])
+    intersection = (bottom_right - top_left).clip(min=0).prod(axis=2)
+    crop_areas = (crops[:, 2:] - crops[:, :2]).prod(axis=1)
+    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return intersection / (crop_areas[:, None] + box_areas - intersection)
+
+
+def _crop(sample, crop):
+    x1, y1, x2, y2 = crop
+    image = np.ascontiguousarray(sample.image[y1:y2, x1:x2])
+    is_kept = _holds_centre(crop[None], sample.boxes)[0]
+    return with_objects(sample, image, sample.boxes - np.array([x1, y1, x1, y1]), is_kept)

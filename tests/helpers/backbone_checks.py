@@ -1,0 +1,197 @@
+"""What the tests of EfficientNet, MobileNetV3, PP-LCNet and ShuffleNetV2 share: their oracles, and promises of them all.
+
+python -m tests.helpers.backbone_checks ../shared/oracles       # writes the reduced figures in tests/figures/backbones
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.figures.fill_rule import fill, oracle_input
+from tests.helpers import places
+
+FIGURES = places.FIGURES / "backbones"
+
+
+# ---------------------------------------------------------------------------------------------- oracles
+
+
+def oracle_state(shared: Path, name: str) -> dict[str, torch.Tensor]:
+    """The original's state dict: filled by name, BatchNorm's statistics from the oracle's own file."""
+    folder = shared / "oracles/backbones" / name
+    statistics = np.load(folder / "calib.npz")
+    state = {}
+    for entry in json.loads((folder / "state.json").read_text()):
+        array, shape = entry["name"], tuple(entry["shape"])
+        if array.endswith("num_batches_tracked"):
+            state[array] = torch.tensor(0)
+        elif array in statistics:
+            state[array] = torch.from_numpy(statistics[array].astype(np.float32))
+        else:
+            state[array] = torch.from_numpy(fill(array, shape))
+    return state
+
+
+def check_oracle(shared: Path, oracle: str, model: nn.Module, maps: dict[str, int]) -> None:
+    """The logits, and the maps (theirs -> the number of our stage), of the original in float64."""
+    figures = np.load(shared / "oracles/backbones" / oracle / "out.npz")
+    limit = json.loads((shared / "oracles/tolerances.json").read_text())[f"backbones/{oracle}"]["cal"]["max_abs"]
+    images = torch.from_numpy(oracle_input(oracle, (2, 3, 224, 224))).double()
+    model = model.double().eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(model(images).numpy(), figures["cal/logits"], rtol=0, atol=3 * limit)
+        outputs = model.backbone(images)
+    for theirs, stage in maps.items():
+        expected = {kind: figures[f"cal/stage/{theirs}/{kind}"] for kind in ("shape", "chmean", "first")}
+        assert tuple(outputs[stage].shape) == tuple(expected["shape"])
+        scale = outputs[stage].abs().max().item()
+        for ours, kind in ((outputs[stage].mean((0, 2, 3)), "chmean"), (outputs[stage].flatten()[:64], "first")):
+            np.testing.assert_allclose(ours.numpy(), expected[kind], rtol=0, atol=1e-5 * scale)
+
+
+# ---------------------------------------------------------------------------------------------- torchvision
+
+
+def scatter_batch_norms(model: nn.Module) -> None:
+    """Statistics and factors away from 0 and 1, so that no two BatchNorms can be taken for each other."""
+    generator = torch.Generator().manual_seed(7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.6, 1.4),
+                (module.bias, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.6, 1.4),
+            ):
+                tensor.data.uniform_(low, high, generator=generator)
+
+
+def check_second_implementation(theirs: nn.Module, model: nn.Module, rename, name: str, maps: dict[str, int]) -> None:
+    """`theirs`, renamed, gives the same logits and maps (module -> the number of our stage) in float64."""
+    torch.manual_seed(0)
+    scatter_batch_norms(theirs)
+    model.load_state_dict(rename(theirs.state_dict(), name), strict=True)
+    theirs, model = theirs.double().eval(), model.double().eval()
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    seen = {}
+    for module_name in maps:
+        theirs.get_submodule(module_name).register_forward_hook(
+            lambda module, inputs, output, key=module_name: seen.__setitem__(key, output)
+        )
+    with torch.no_grad():
+        expected, logits, outputs = theirs(images), model(images), model.backbone(images)
+    assert logits.std() > 1e-3  # constant logits could not tell two networks apart
+    assert_close(logits, expected)
+    for module_name, stage in maps.items():
+        assert_close(outputs[stage], seen[module_name])
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal to 1e-9 of the largest value, in float64."""
+    assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max().clamp(min=1)
+
+
+# ---------------------------------------------------------------------------------------------- promises of every family
+
+
+def check_promises(family: ModuleType, name: str) -> None:
+    """One small training step, the maps' strides and channels, a selection, the fused form and the round trip."""
+    from public.models.fuse import fuse  # here: the figures are written without the library
+
+    torch.manual_seed(0)
+    model = family.build(name, num_classes=7, in_chans=2)
+    images = torch.randn(2, 2, 96, 64)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    logits.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    without = {array for array, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0}
+    assert not without, f"no gradient reaches {sorted(without)}"
+
+    scatter_batch_norms(model)
+    model.eval()
+    with torch.no_grad():
+        maps = model.backbone(images)
+        shapes = [(2, channels, -(-96 // stride), -(-64 // stride)) for channels, stride in _levels(model.backbone)]
+        assert [tuple(x.shape) for x in maps] == shapes
+        assert isinstance(model.backbone.get_submodule(model.backbone.input_layer), nn.Conv2d)
+        selected = copy.deepcopy(model.backbone).select((8, 16))
+        for ours, whole in zip(selected(images), maps[model.backbone.strides.index(8) :]):
+            assert torch.equal(ours, whole)
+
+        expected = model(images)
+        fused = fuse(model)
+        assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert (fused(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+        other = family.build(name, num_classes=7, in_chans=2).eval()
+        assert not torch.equal(other(images), expected)
+        other.load_state_dict(model.state_dict(), strict=True)
+        assert torch.equal(other(images), expected)
+
+
+def _levels(backbone: nn.Module) -> zip:
+    return zip(backbone.out_channels, backbone.out_strides, strict=True)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Without statistics and counters of BatchNorm."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def build_on_meta(family: ModuleType, name: str, **keywords) -> nn.Module:
+    """The network without any numbers in it, for counting."""
+    with torch.device("meta"):
+        return family.build(name, **keywords)
+
+
+# ---------------------------------------------------------------------------------------------- reduced figures
+
+
+def load_figures(name: str) -> dict:
+    """The reduced figures of the oracle called `name`."""
+    return json.loads((FIGURES / f"{name}.json").read_text())
+
+
+def filled(entries: list[list], gain: float = 1.0) -> dict[str, torch.Tensor]:
+    """The arrays [name, shape] by the rule of the oracles, the one-dimensional weights times `gain`."""
+    state = {}
+    for name, shape in entries:
+        value = np.asarray(fill(name, tuple(shape)))
+        is_gain = len(shape) == 1 and name.endswith(".weight")
+        state[name] = torch.from_numpy(value * np.float32(gain if is_gain else 1))
+    return state
+
+
+def main(oracles: Path) -> None:
+    FIGURES.mkdir(exist_ok=True)
+    folder = oracles / "paddle/picodet_s"
+    state, outputs = json.loads((folder / "state.json").read_text()), np.load(folder / "forward_gain.npz")
+    entries = [[entry["name"], entry["shape"]] for entry in state["entries"] if entry["name"].startswith("backbone.")]
+    maps = [
+        {kind: outputs[f"backbone{level}/{kind}"].tolist() for kind in ("shape", "mean", "std", "first64")}
+        for level in range(3)
+    ]
+    _write("picodet_s", {"gain": state["variants"]["forward_gain"]["gain"], "entries": entries, "maps": maps})
+
+    folder = oracles / "backbones/timm_efficientnet_b1"
+    state, outputs = json.loads((folder / "state.json").read_text()), np.load(folder / "out.npz")
+    limit = json.loads((oracles / "tolerances.json").read_text())["backbones/timm_efficientnet_b1"]["fill"]["max_abs"]
+    entries = [[entry["name"], entry["shape"]] for entry in state if "num_batches" not in entry["name"]]
+    logits = [[float(f"{value:.7g}") for value in row[:100]] for row in outputs["fill/logits"].tolist()]
+    _write("timm_efficientnet_b1", {"entries": entries, "limit": limit, "logits": logits})
+
+
+def _write(name: str, figures: dict) -> None:
+    text = json.dumps(figures, separators=(",", ":")).replace('],["', '],\n["')
+    (FIGURES / f"{name}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,53 @@
+"""Killed at any moment, a run ends in the same bits: the crash harness, and that it can fail."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.helpers.crash_harness import EXPERIMENTS, SABOTAGE, Harness, differences
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def undisturbed(request, tmp_path_factory):
+    """An experiment, a run of it that nothing disturbed, and a harness that knows how long it takes."""
+    experiment = EXPERIMENTS[request.param](tmp_path_factory.mktemp("crash"))
+    harness = Harness(experiment, np.random.default_rng(0))
+    return harness, harness.undisturbed().rename(experiment.folder.parent / "reference")
+
+
+def kill_and_compare(undisturbed, kills: int, seed: int, change=None, clock_share: float = 0.5):
+    """`kills` kills in as many runs as they last for; where they fell, and what then differs."""
+    known, reference = undisturbed
+    harness = Harness(known.experiment, np.random.default_rng(seed), change=change, clock_share=clock_share)
+    harness.num_events, harness.seconds = known.num_events, known.seconds
+    found, left = [], kills
+    while left > 0:
+        run, spent = harness.killed_until_it_ends(left)
+        found += differences(reference, run)
+        shutil.rmtree(run.parent)
+        left -= spent
+    assert sum(harness.kills.values()) == kills
+    return harness.kills, found
+
+
+def test_a_few_kills_change_no_bit_and_no_line(undisturbed):
+    moments, found = kill_and_compare(undisturbed, kills=4, seed=1)
+    assert found == [], dict(moments)
+
+
+@pytest.mark.slow
+def test_thirty_kills_change_no_bit_and_no_line(undisturbed):
+    moments, found = kill_and_compare(undisturbed, kills=30, seed=2)
+    assert found == [], dict(moments)
+    assert len(moments) >= 8, "the kills reach different moments"
+    assert any("evaluation" in moment for moment in moments)
+    assert any("written" in moment or "renamed" in moment for moment in moments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_the_harness_can_fail(undisturbed, name):
+    """A checkpoint without the EMA's count, numbers from a global generator, lines that are repeated: each is found."""
+    _, found = kill_and_compare(undisturbed, kills=4, seed=3, change=SABOTAGE[name], clock_share=0.0)
+    assert found

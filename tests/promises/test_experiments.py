@@ -1,0 +1,471 @@
+"""Every experiment of the repository: its files, its settings, its objects, and two steps of training on tiny data."""
+
+import ast
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from public import random_streams
+from public.checkpoint_files import load_checkpoint
+from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, classes_of, freeze, thaw
+from public.datasets.voc import VOC_CLASSES
+from public.families import published
+from public.runs.experiment import load_experiment
+from public.training import main
+from public.training.freezing import freeze_parameters
+from public.weights.known import by_name
+from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_metrics
+from tests.helpers.tiny_data import TINY_CLASSES, write_voc
+from tests.helpers.tiny_layouts import write_layout
+
+FOLDERS = sorted(p.parent for p in REPOSITORY.glob("*_experiments/*/config.py"))
+DETECTION = [folder for folder in FOLDERS if folder.parent.name == "detection_experiments"]
+NUM_IMAGES = 5  # of each source
+PUBLISHED_SIZES = ("s", "m", "l", "x")
+EXPECTED_NAMES = (
+    {f"ppyoloe_{size}_coco" for size in PUBLISHED_SIZES}
+    | {f"ppyoloe_plus_{size}_{data}" for size in PUBLISHED_SIZES for data in ("coco", "objects365")}
+    | {f"ppyoloe_{size}_voc" for size in ("xs", "s", "l")}
+    | {f"ppyoloe_plus_{size}_voc" for size in ("s", "l")}
+    | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
+)
+
+# Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
+QUICK = (
+    *("ppyoloe_xs_shapes", "ppyoloe_xs_voc", "ppyoloe_s_coco", "ppyoloe_plus_s_pcp", "ppyoloe_plus_t_coco"),
+    *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
+    *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
+)
+
+# Trainable parameters that miemiedetection's own classes have (commit 7193fa8, counted by instantiating them); with
+# another number of classes the last layer alone differs.
+TRAINABLE = {
+    "ppyoloe_s_coco": 8_084_605 - 17,  # its reg_max + 1 fixed projections are parameters there
+    "ppyoloe_m_coco": 24_134_909 - 17,
+    "ppyoloe_l_coco": 54_078_573 - 17,
+    "ppyoloe_x_coco": 102_331_501 - 17,
+    "ppyoloe_plus_s_coco": 8_084_611 - 17,
+    "ppyoloe_plus_m_coco": 24_134_921 - 17,
+    "ppyoloe_plus_l_coco": 54_078_591 - 17,
+    "ppyoloe_plus_x_coco": 102_331_525 - 17,
+    "ppyoloe_xs_voc": 2_014_336,
+    "ppyoloe_s_voc": 7_721_528,
+    "ppyoloe_l_voc": 32_193_864,  # stem and four stages frozen
+    "ppyoloe_plus_s_voc": 7_721_551 - 17,
+    "ppyoloe_plus_s_pcp": 7_630_786 - 17,
+}
+
+
+def name_of(folder: Path) -> str:
+    """A detection experiment's name; of the others also the data's, since both have a resnet18."""
+    return folder.name if folder in DETECTION else str(folder.relative_to(REPOSITORY))
+
+
+every_experiment = pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+every_detector = pytest.mark.parametrize("folder", DETECTION, ids=name_of)
+
+
+def build_on_meta(config: TrainingConfig) -> torch.nn.Module:
+    """The network without memory or initial values."""
+    with torch.device("meta"):
+        return config.network_settings.build_model()
+
+
+def card_of(folder) -> str:
+    return ast.get_docstring(ast.parse((folder / "config.py").read_text()))
+
+
+# ---------------------------------------------------------------------------------------------- files and pages
+
+
+def test_the_experiments_are_there():
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES
+
+
+@pytest.mark.parametrize("name", ["train.py", "test.sh"])
+def test_scripts_are_byte_identical(name):
+    contents = {(folder / name).read_bytes() for folder in FOLDERS}
+    assert len(contents) == 1
+
+
+def test_scripts_can_be_started():
+    """test.sh is executable everywhere."""
+    assert [folder.name for folder in FOLDERS if not os.access(folder / "test.sh", os.X_OK)] == []
+
+
+def test_train_py_has_three_lines_of_code():
+    lines = [line for line in (FOLDERS[0] / "train.py").read_text().splitlines() if line.strip()]
+    assert len(lines) == 3
+
+
+@every_experiment
+def test_page_is_a_recipe_card_and_values(folder):
+    """A docstring, imports, constants, and one configuration: no function, loop or condition."""
+    page = ast.parse((folder / "config.py").read_text())
+    for word in ("Paper:", "Data:", "Command:", "Expected:"):
+        assert word in card_of(folder), f"the card says no {word}"
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.ClassDef)
+    assert all(isinstance(node, allowed) for node in page.body)
+    modules = [node.module for node in page.body if isinstance(node, ast.ImportFrom) and not node.level]
+    assert all(module.startswith("public.") or module == "dataclasses" for module in modules), "no shared constants"
+
+
+@every_experiment
+def test_card_speaks_of_the_values_below_it(folder):
+    """The starting weights, the epochs and the size that the name of the folder promises."""
+    config, card = load_experiment(folder).config, " ".join(card_of(folder).split())
+    if config.starting_weights is not None:
+        assert f"Starting weights: {config.starting_weights}," in card
+        assert "published by" in card or "not trained yet" in card
+    first_line = card_of(folder).splitlines()[0]
+    if "epochs" in first_line:
+        assert f"{config.epochs} epochs" in first_line
+    if "images a step" in first_line:
+        assert f"{config.batch_size} images a step" in first_line
+
+
+@every_detector
+def test_starting_weights_are_known(folder):
+    """pretrained/README.md says how to make them, from the file that the card names, and they are of this size."""
+    config = load_experiment(folder).config
+    if config.starting_weights is None:
+        return
+    known = by_name(Path(config.starting_weights).name)
+    assert known is not None
+    assert config.starting_weights == f"pretrained/{known.name}"
+    assert known.original.removesuffix(".pdparams") in card_of(folder)
+    assert config.backbone_only == known.backbone_only
+    for name in ("depth", "width"):
+        assert getattr(config.detector, name) == getattr(published(known.model), name)
+
+
+@every_detector
+def test_card_expects_what_the_makers_of_the_weights_publish(folder):
+    """Where an experiment makes one of the known weights, their figure is what its card expects."""
+    known = by_name(f"{folder.name}.pth")
+    if known is not None:
+        metric, percent = re.match(r"(AP\d*) ([\d.]+) on", known.published).groups()
+        assert f"Expected: {metric} {float(percent) / 100:.3f}" in card_of(folder)
+        assert published(known.model).depth == load_experiment(folder).config.detector.depth
+
+
+# ---------------------------------------------------------------------------------------------- settings and objects
+
+
+@every_experiment
+def test_settings_survive_json_and_build(folder):
+    config = load_experiment(folder).config
+    assert isinstance(config, TrainingConfig)
+    assert thaw(json.loads(json.dumps(freeze(config))), classes_of(config)) == config
+    model = build_on_meta(config)
+    assert model.num_classes == config.network_settings.num_classes
+    assert config.optimizer.build(model, config.lr).param_groups
+    config.network_settings.build_loss()
+    if isinstance(config, DetectionConfig):
+        config.detector.build_decoder()
+
+
+@pytest.mark.parametrize("name", sorted(TRAINABLE))
+def test_the_network_has_as_many_trainable_parameters_as_the_original(name):
+    config = load_experiment(REPOSITORY / "detection_experiments" / name).config
+    model = build_on_meta(config)
+    freeze_parameters(model, config.freeze)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == TRAINABLE[name]
+
+
+@pytest.mark.parametrize("name", [n.removesuffix("_coco") for n in sorted(EXPECTED_NAMES) if n.endswith("_coco")])
+def test_a_coco_experiment_states_the_published_detector(name):
+    config = load_experiment(REPOSITORY / "detection_experiments" / f"{name}_coco").config
+    assert config.detector == published(name)
+
+
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
+def test_objects365_differs_from_coco_in_its_class_layers_only(size):
+    """285 classes more, one 3x3 filter with a bias for each on each level; and no alpha."""
+    configs = [load_experiment(REPOSITORY / "detection_experiments" / f"ppyoloe_{n}").config
+               for n in (f"plus_{size}_objects365", f"{size}_coco")]  # fmt: skip
+    shapes = [{name: p.shape for name, p in build_on_meta(config).named_parameters()} for config in configs]
+    assert shapes[0].keys() == shapes[1].keys()
+    different = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
+    assert different == {f"head.pred_cls.{level}.{kind}" for level in range(3) for kind in ("weight", "bias")}
+    assert all(shapes[0][name][0] - shapes[1][name][0] == 285 for name in different)
+
+
+@every_experiment
+def test_help_shows_the_card_and_the_present_values(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        main(str(folder / "train.py"))
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert card_of(folder) in shown
+    config = load_experiment(folder).config
+    assert f"--lr float {config.lr} " in " ".join(shown.split())
+    assert f"--starting_weights str|none {config.starting_weights} " in " ".join(shown.split())
+
+
+def test_train_py_starts_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(FOLDERS[0] / "train.py"), "--help"],
+        env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert card_of(FOLDERS[0]) in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("ppyoloe_s_coco", 0.0688), ("ppyoloe_plus_s_coco", 0.0744), ("ppyoloe_s_voc", 0.1054), ("ppyoloe_plus_s_pcp", 0.154)],
+)  # fmt: skip
+def test_runs_end_at_the_published_share_of_their_learning_rate(name, end):
+    """The cosines run beyond the last epoch; the shares are those of the original's formula and logs."""
+    config = load_experiment(REPOSITORY / "detection_experiments" / name).config
+    steps = 1000  # in an epoch
+    assert config.schedule.factor(config.epochs * steps - 1, steps) == pytest.approx(end, abs=6e-4)
+    assert config.schedule.factor(0, steps) == 0.0
+
+
+def yml_of(name: str) -> str | None:
+    """PaddleDetection's file for an experiment; None for those that follow another project."""
+    *plus, size, data = name.removeprefix("ppyoloe_").split("_")
+    if data == "coco" and size == "t":
+        return "ppyoloe_plus_crn_t_auxhead_300e_coco.yml"
+    if data == "coco":
+        return f"ppyoloe_plus_crn_{size}_80e_coco.yml" if plus else f"ppyoloe_crn_{size}_300e_coco.yml"
+    folders = {
+        "voc": "voc/ppyoloe_plus_crn_{}_30e_voc.yml",
+        "objects365": "objects365/ppyoloe_plus_crn_{}_60e_objects365.yml",
+    }
+    return folders[data].format(size) if plus and data in folders else None
+
+
+def recipe_rows(shared: Path, yml: str) -> list[dict[str, str]]:
+    """The rows about one file of PaddleDetection in the tables of the recipes: architecture, training."""
+    rows, header = [], []
+    for line in (shared / "recipes" / "ppyoloe_picodet.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        header = cells if cells[-1] == "source" else header
+        if cells[-1] == f"`configs/ppyoloe/{yml}`":
+            rows.append(dict(zip(header, cells)))
+    return rows
+
+
+@pytest.mark.parametrize("name", sorted(name for name in EXPECTED_NAMES if yml_of(name)))
+def test_the_page_agrees_with_the_resolved_settings_of_paddledetection(shared, name):
+    config, card = (
+        load_experiment(REPOSITORY / "detection_experiments" / name).config,
+        card_of(REPOSITORY / "detection_experiments" / name),
+    )
+    assert f"configs/ppyoloe/{yml_of(name)}" in card
+    architecture, training = recipe_rows(shared, yml_of(name))
+    detector = config.detector
+    assert (detector.depth, detector.width) == (float(architecture["depth"]), float(architecture["width"]))
+    assert str(detector.use_alpha) == architecture["backbone alpha"]
+    assert (config.epochs, config.lr) == (int(training["epochs"]), float(training["base LR"]))
+    horizon, warmup = re.match(
+        r"CosineDecay\(max_epochs=(\d+)\) \+ LinearWarmup\(start_factor=0.0, epochs=(\d+)\)",
+        training["schedule + warm-up"],
+    ).groups()
+    assert (config.schedule.horizon_epochs, config.schedule.warmup_epochs) == (int(horizon), int(warmup))
+    assert training["optimizer"] == f"{{momentum: {config.optimizer.momentum}, type: Momentum}}"
+    assert training["weight decay"] == f"L2 {config.optimizer.weight_decay}"
+    assert f"decay {config.ema.decay}," in training["EMA"]
+    assert detector.static_assigner_epochs == max(int(training["static assigner until epoch"]), 0)
+    assert by_name(Path(config.starting_weights).name).original == training["starts from"]
+    assert config.sync_batchnorm == (training["norm"] == "sync_bn")
+    has_statistics = {"R1": True, "R3": False}[training["reader"]]
+    assert (config.input.mean != (0.0, 0.0, 0.0)) == has_statistics
+    if "objects365" not in name:
+        assert config.batch_size == int(training["batch/GPU"]) * int(training["GPUs"])
+
+
+def test_objects365_counts_the_images_of_all_machines(shared):
+    text = (shared / "recipes" / "ppyoloe_picodet.md").read_text()
+    machines = re.search(
+        r"\| Objects365 \| s / m / l / x .*\| ([x\d]+) / ([x\d]+) / ([x\d]+) / ([x\d]+) \|", text
+    ).groups()
+    for size, product in zip(PUBLISHED_SIZES, machines):
+        config = load_experiment(REPOSITORY / "detection_experiments" / f"ppyoloe_plus_{size}_objects365").config
+        assert config.batch_size == math.prod(map(int, product.split("x")))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("ppyoloe_s_voc", 0.04 / 256), ("ppyoloe_l_voc", 0.025 / 160),
+                                            ("ppyoloe_xs_voc", 0.04 / 256), ("ppyoloe_m_coco", 0.035 / 224),
+                                            ("ppyoloe_x_coco", 0.02 / 128), ("ppyoloe_plus_s_pcp", 0.001 / 64),
+                                            ("ppyoloe_plus_l_voc", 0.001 / 64)])  # fmt: skip
+def test_learning_rates_are_the_originals_rate_for_one_image(name, rate):
+    config = load_experiment(REPOSITORY / "detection_experiments" / name).config
+    assert config.lr / config.batch_size == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("names", [
+    [f"ppyoloe_{size}_coco" for size in PUBLISHED_SIZES],
+    [f"ppyoloe_plus_{size}_coco" for size in PUBLISHED_SIZES],
+    [f"ppyoloe_plus_{size}_objects365" for size in PUBLISHED_SIZES],
+    ["ppyoloe_plus_s_voc", "ppyoloe_plus_l_voc"],
+], ids=["coco", "plus_coco", "plus_objects365", "plus_voc"])  # fmt: skip
+def test_sizes_of_a_recipe_differ_in_depth_width_and_weights_only(names):
+    """PaddleDetection's files of a family differ in these; the README's number of machines makes the batch of Objects365."""
+    own = {"detector.depth", "detector.width", "starting_weights", "batch_size"}
+    first, *others = [flatten(freeze(load_experiment(REPOSITORY / "detection_experiments" / n).config)) for n in names]
+    for other in others:
+        different = {key for key in first.keys() | other.keys() if first.get(key) != other.get(key)}
+        assert {key.removeprefix("DetectionConfig.").replace("PPYOLOE.", "") for key in different} <= own
+
+
+def flatten(frozen, path: str = "") -> dict:
+    if not isinstance(frozen, dict):
+        return {path: frozen}
+    return {k: v for key, item in frozen.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()}
+
+
+# ---------------------------------------------------------------------------------------------- two steps
+
+
+SMALL_PAGE = '''"""Command: a test's; the experiment's own page, small."""
+
+from tests.helpers.tiny_layouts import shrunk
+
+from .page import config as page
+
+config = shrunk(page)
+'''
+
+
+def copied_small(folder: Path, root: Path) -> Path:
+    """A copy of an experiment whose pictures are small; everything else is the experiment's own page."""
+    copy = copied(folder, root).folder
+    (copy / "config.py").rename(copy / "page.py")
+    (copy / "config.py").write_text(SMALL_PAGE)
+    return copy
+
+
+@pytest.fixture
+def modes_are_put_back():
+    """`main` sets modes of the whole process, which the tests after this one must not see."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def layout_of(tmp_path_factory):
+    """A function of a page: a folder with tiny data in the layout that it names, made once for all with the same data."""
+    made: dict[tuple, Path] = {}
+
+    def find(page: TrainingConfig) -> Path:
+        key = page.train_data, page.val_data, page.test_data, page.network_settings.num_classes
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("data")
+            write_layout(page, made[key], num_images=NUM_IMAGES)
+        return made[key]
+
+    return find
+
+
+def slow_unless_quick(folder):
+    return pytest.param(folder, id=name_of(folder), marks=() if name_of(folder) in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.usefixtures("modes_are_put_back")
+@pytest.mark.parametrize("folder", [slow_unless_quick(folder) for folder in FOLDERS])
+def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, monkeypatch):
+    """The whole `train.py` of every experiment on data in the layout that its page names, with small pictures."""
+    page = load_experiment(folder).config
+    copy = copied_small(folder, tmp_path)
+    saved = []  # the checkpoints; written, at up to a gigabyte each, they would take longer than all else
+    monkeypatch.setattr(torch, "save", lambda checkpoint, file: saved.append(checkpoint))
+    flags = ["--device", "cpu", "--data_root", str(layout_of(page)), "--starting_weights", "none", "--max_steps", "2"]
+    flags += ["--print_interval", "1", "--limit_images", str(NUM_IMAGES)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    main(str(copy / "train.py"))
+    (run,) = (path.parent for path in copy.glob("runs/*/manifest.json"))
+    lines = read_metrics(run)
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    (evaluation,) = (line for line in lines if line["kind"] == "eval")
+    assert 0 <= evaluation["metrics"][page.best_metric] <= (1 if folder in DETECTION else 100)
+    assert freeze(load_experiment(run).config.network_settings) == freeze(page.network_settings)
+    assert {len(checkpoint["class_names"]) for checkpoint in saved} == {page.network_settings.num_classes}
+    latest = [checkpoint for checkpoint in saved if "training" in checkpoint][-1]
+    assert latest["training"]["step"] == 2
+    check_what_moved(page, latest["training"]["raw_model"] if page.ema else latest["model"])
+
+
+def check_what_moved(page: TrainingConfig, trained: dict) -> None:
+    """Every part of the network has learnt, but the frozen ones; BatchNorm's statistics move in any case."""
+    random_streams.seed_torch(page.seed, "model")
+    model = page.network_settings.build_model()
+    parameters = {name for name, _ in model.named_parameters()}
+    freeze_parameters(model, page.freeze)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, trained[name])}
+    assert not frozen & moved
+    parts = {name.split(".")[0] for name in parameters - frozen}
+    assert {name.split(".")[0] for name in moved & parameters} == parts
+    if isinstance(page, ClassificationConfig):
+        assert parameters <= moved
+    if not page.freeze_batchnorm:
+        assert all(name in moved for name in trained if name.endswith("running_mean") and not name.startswith("aux"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["ppyoloe_s_coco", "ppyoloe_plus_t_coco", "ppyoloe_l_voc", "ppyoloe_plus_s_objects365"]
+)
+def test_train_py_and_test_sh_at_full_size(name, tmp_path):
+    """The commands of the card on tiny data, one of each kind: 320 .. 768 pixels, all augmentation, real checkpoints."""
+    experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
+    config = load_experiment(experiment.folder).config
+    write_layout(config, experiment.data_root, num_images=3)
+    experiment.train("--starting_weights", "none", "--max_steps", "2", "--batch_size", "2")
+    (run,) = experiment.runs
+    best = load_checkpoint(run / "best.pth")
+    assert best["step"] == 2
+    script = [str(experiment.folder / "test.sh"), "--data_root", str(experiment.data_root), "--device", "cpu"]
+    environment = ENVIRONMENT | {"PYTHON": sys.executable}
+    shown = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    assert best["digest"][:16] in shown
+    assert f"= {best['metrics']['AP']:.3f}" in shown
+
+
+def copied(folder: Path, root: Path) -> TinyExperiment:
+    """A copy of an experiment, whose runs are the test's."""
+    ignored = shutil.ignore_patterns("runs", "reproductions", "__pycache__")
+    return TinyExperiment(shutil.copytree(folder, root / folder.name, ignore=ignored), root / "data")
+
+
+@pytest.mark.slow
+def test_ppyoloe_s_voc_takes_two_steps_on_tiny_voc_data(tmp_path):
+    """The real recipe with all its augmentation and bf16, on eight small images in VOC's layout."""
+    assert set(TINY_CLASSES) <= set(VOC_CLASSES)
+    write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="train", num_images=8, seed=1)
+    write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="val", num_images=2, seed=2)
+    experiment = copied(REPOSITORY / "detection_experiments" / "ppyoloe_s_voc", tmp_path)
+    log = experiment.train(fails=True)
+    assert "pretrained/ppyoloe_s_coco.pth" in log
+    assert "--starting_weights none" in log
+    experiment.train("--starting_weights", "none", "--max_steps", "2")
+    (run,) = experiment.runs
+    assert len([line for line in read_metrics(run) if line["kind"] == "train"]) == 1, "the last step is printed"
+    trained = load_checkpoint(run / "latest.pth")["training"]["raw_model"]
+    config = load_experiment(run).config
+    random_streams.seed_torch(config.seed, "model")
+    initial = config.detector.build_model().state_dict()
+    convolutions = [name for name, value in initial.items() if value.ndim == 4]
+    unmoved = {name for name in convolutions if torch.equal(initial[name], trained[name])}
+    # These start at 0, so no weight decay moves them, and a level without an object gives them no gradient.
+    assert unmoved < {f"head.pred_reg.{level}.weight" for level in range(3)}

@@ -1,0 +1,178 @@
+"""One, two, three and four processes: the same global batches; weights equal to rounding; resume exact with each."""
+
+import hashlib
+import signal
+
+import pytest
+import torch
+
+from public import random_streams
+from public.checkpoint_files import load_checkpoint
+from public.config import replace
+from public.parallel import collectives
+from public.parallel.reduce import GradientReducer
+from public.parallel.sync_batchnorm import convert_sync_batchnorm
+from public.protocols import Progress
+from public.runs.experiment import load_experiment
+from public.tasks.detection import DetectionTask
+from tests.helpers.experiments import TinyExperiment, read_manifest
+from tests.helpers.forked_training import Training, signal_in_step, train
+from tests.helpers.processes import run_processes
+
+CPU = torch.device("cpu")
+WORLDS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> TinyExperiment:
+    return TinyExperiment.create(tmp_path_factory.mktemp("worlds"))
+
+
+@pytest.fixture
+def fresh(experiment, tmp_path) -> TinyExperiment:
+    return experiment.copy(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def make_task(experiment: TinyExperiment, **changes) -> DetectionTask:
+    config = replace(load_experiment(experiment.folder).config, **changes)
+    return DetectionTask(config=config, data_root=experiment.data_root, device=CPU, limit_images=None)
+
+
+def batches_on_this_rank(experiment: TinyExperiment) -> list[list[str]]:
+    """The digests of the images, with their boxes, of each batch of two epochs."""
+
+    def sha(image, target):
+        parts = (image, target["boxes"], target["labels"])
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+    batches = make_task(experiment).train_batches(first_step=0, num_steps=6)
+    return [[sha(image, target) for image, target in zip(b.images, b.targets)] for b in batches]
+
+
+def test_every_world_sees_the_same_global_batches(experiment):
+    whole = batches_on_this_rank(experiment)
+    assert [len(batch) for batch in whole] == [4] * 6
+    for world_size in WORLDS[1:]:
+        ranks = run_processes(batches_on_this_rank, world_size, experiment)
+        joined = [[image for part in parts for image in part] for parts in zip(*ranks)]
+        assert joined == whole, "bit for bit, in the same order"
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def distance(state: dict, other: dict) -> float:
+    """The norm of the difference of all weights, by the norm of all weights."""
+    names = [name for name, value in state.items() if value.is_floating_point()]
+    difference = sum(float((state[name].double() - other[name].double()).square().sum()) for name in names)
+    return (difference / sum(float(other[name].double().square().sum()) for name in names)) ** 0.5
+
+
+def test_three_steps_in_float32_agree_to_rounding(fresh):
+    states = []
+    for world_size in WORLDS:
+        train(fresh, "--max_steps", "3", "--resume", "none", world_size=world_size)
+        states.append(load_checkpoint(fresh.runs[-1] / "latest.pth")["training"]["raw_model"])
+    start = load_experiment(fresh.folder).config
+    random_streams.seed_torch(start.seed, "model")
+    assert distance(start.detector.build_model().state_dict(), states[0]) > 1e-4, "the steps changed something"
+    assert distance(states[1], states[0]) < 1e-5
+    assert distance(states[2], states[0]) < 1e-5
+
+
+def twenty_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tensor]:
+    task = make_task(experiment)
+    config = task.config
+    random_streams.seed_torch(config.seed, "model")
+    model = config.detector.build_model().double()
+    if collectives.is_distributed():
+        convert_sync_batchnorm(model)
+    optimizer = config.optimizer.build(model, 0.01)
+    reducer = GradientReducer(model)
+    for step, batch in enumerate(task.train_batches(first_step=0, num_steps=20)):
+        model.train()
+        optimizer.zero_grad()
+        outputs = model(task.inputs(batch).double())
+        sum(task.loss(outputs, batch.targets, Progress(step // 3, step, 7, 3)).values()).backward()
+        reducer.reduce()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.slow
+def test_twenty_steps_in_float64_agree(experiment):
+    alone = twenty_steps_in_float64(experiment)
+    for world_size in WORLDS[1:]:
+        states = run_processes(twenty_steps_in_float64, world_size, experiment, timeout=200)
+        for state in states:
+            assert distance(state, alone) < 1e-6
+            assert all(torch.equal(value, states[0][name]) for name, value in state.items()), "on every rank"
+
+
+# ---------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_resume_is_exact(fresh, world_size):
+    """Two-term sums cannot show what another layout of the gradients does; from three processes on they can."""
+    flags = ("--batch_size", "6", "--checkpoint_minutes", "0")  # 2 steps an epoch
+    train(fresh, *flags, world_size=world_size)
+    undisturbed = fresh.digests()
+    kill_after_step(fresh, 3, *flags, "--resume", "none", world_size=world_size)
+    log = train(fresh, *flags, world_size=world_size)
+    assert log.startswith(f"resuming {fresh.runs[-1]} from step 3")
+    assert len(fresh.runs) == 2
+    assert fresh.digests() == undisturbed
+
+
+def kill_after_step(experiment: TinyExperiment, step: int, *flags: str, world_size: int) -> None:
+    """A training that is killed once rank 0 has saved `step`: all its processes, as by a machine that goes down."""
+    how = {"change": signal_in_step, "change_args": (step + 1, signal.SIGKILL)}
+    training = Training(experiment, *flags, world_size=world_size, **how)
+    training.processes[0].join(60)
+    training.kill()
+    assert training.processes[0].exitcode == -signal.SIGKILL, training.log
+
+
+def test_another_number_of_processes_goes_on_and_is_recorded(fresh):
+    train(fresh, "--resume", "none")
+    whole = load_checkpoint(fresh.runs[-1] / "latest.pth")["training"]["raw_model"]
+    kill_after_step(fresh, 4, "--resume", "none", "--checkpoint_minutes", "0", world_size=2)
+    log = train(fresh)
+    run = fresh.runs[-1]
+    assert log.startswith(f"resuming {run} from step 4")
+    assert "1 processes go on with what 2 began" in log
+    assert "1 processes go on with what 2 began" in (run / "train.log").read_text()
+    starts = read_manifest(run)["starts"]
+    assert [(start["processes"], start["step"]) for start in starts] == [(2, 0), (1, 4)]
+    ours = load_checkpoint(run / "latest.pth")["training"]["raw_model"]
+    assert 0 < distance(ours, whole) < 1e-3, "the same batches, other sums"
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_rank_and_ends_in_the_same_bits(fresh):
+    """Rank 1 kills itself in step 4, once: the restarted processes find a mark."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    fresh.train("--resume", "none", launcher=launcher)
+    undisturbed = fresh.digests()
+    (fresh.folder / "loss.py").write_text(
+        "import os\nimport signal\nfrom pathlib import Path\n" + (fresh.folder / "loss.py").read_text()
+    )
+    loss = fresh.folder / "loss.py"
+    mark = fresh.folder.parent / "killed"
+    kill = (
+        f"        mark = Path({str(mark)!r})\n"
+        "        if progress.step == 4 and os.environ['RANK'] == '1' and not mark.exists():\n"
+        "            mark.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return {"
+    )
+    loss.write_text(loss.read_text().replace("        return {", kill))
+    log = fresh.train(launcher=(*launcher, "--max_restarts=1"))
+    assert mark.exists()
+    assert f"resuming {fresh.runs[-1]} from step 3" in log
+    assert len(fresh.runs) == 2
+    assert fresh.digests() == undisturbed
