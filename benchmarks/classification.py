@@ -49,7 +49,7 @@ def library(arguments: argparse.Namespace, data: ClassificationSet) -> Iterator[
     )
     for batch in DeviceLoader(pictures, batches, device=torch.device(arguments.device)):
         batch = batch.to(arguments.device)
-        yield normalise(batch.images, spec), batch.targets[0]["labels"]
+        yield normalise(batch.images, spec), batch.targets["labels"]
 
 
 def plain(arguments: argparse.Namespace, data: ClassificationSet) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

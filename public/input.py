@@ -275,9 +275,9 @@ def read_size(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]
         with Image.open(path) as picture:
             stored = picture.size  # of a TIFF, Pillow says the size after turning
             is_on_its_side = picture.format != "TIFF" and picture.getexif().get(EXIF_ORIENTATION) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         data = _read_bytes(path)
-        raise ImageError(f"{path}: no picture whose header can be read ({len(data)} bytes).") from None
+        raise ImageError(f"{path}: no picture whose header can be read ({len(data)} bytes).") from error
     return (stored[::-1] if is_on_its_side else stored), stored
 
 
@@ -285,10 +285,10 @@ def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from None
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from error
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.", "empty picture")
     return data
@@ -298,7 +298,7 @@ def _decode(path: str, data: bytes, flags: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
-        raise ImageError(f"{path}: OpenCV cannot decode it: {error.err}") from None
+        raise ImageError(f"{path}: OpenCV cannot decode it: {error.err}") from error
 
 
 def _is_cut_jpeg(data: bytes) -> bool:

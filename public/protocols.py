@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """All counts from 0.  `step` is the step within the epoch."""
+    """All counts from 0."""
 
     epoch: int
-    step: int
+    step: int  # optimizer steps done before this one, in the whole run
+    step_in_epoch: int  # the same, in this epoch
     num_epochs: int
     steps_per_epoch: int

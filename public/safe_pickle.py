@@ -98,7 +98,7 @@ class PickleMachine:
                 _expect(count < self.max_instructions, f"more than {self.max_instructions} instructions")
                 self._step(instruction.name, argument)
         except _RefusedError as error:
-            raise ValueError(f"{error} (byte {position})") from None
+            raise ValueError(f"{error} (byte {position})") from error
         except (ValueError, IndexError, KeyError, OverflowError) as error:
             reason = f"it refers to entry {error}, which it has not" if isinstance(error, KeyError) else error
             raise ValueError(

@@ -212,7 +212,7 @@ class Annotations:
 def _file_size(path, description, allow_missing):
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if allow_missing:
             return -1
         folder = os.path.dirname(path)
@@ -221,7 +221,7 @@ def _file_size(path, description, allow_missing):
             if os.path.isdir(folder)
             else f"there is no folder {folder}: are the data root and the folder of the pictures right?"
         )
-        raise ImageError(f"{path}: missing, though {description} lists it; {remedy}", "missing picture") from None
+        raise ImageError(f"{path}: missing, though {description} lists it; {remedy}", "missing picture") from error
 
 
 @dataclass(kw_only=True)

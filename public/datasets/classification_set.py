@@ -149,10 +149,10 @@ class ClassificationSet:
     def _file_size(self, path, allow_missing):
         try:
             return os.stat(path).st_size
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if allow_missing:
                 return -1
-            raise ImageError(f"{path}: missing, though {self.description} lists it", "missing picture") from None
+            raise ImageError(f"{path}: missing, though {self.description} lists it", "missing picture") from error
 
     def counts(self) -> np.ndarray:
         """(K,) int64: the pictures of each class."""

@@ -101,10 +101,10 @@ def _load(path):
     try:
         with open(path, encoding="utf-8-sig") as file:  # some programs begin a text with a mark, which is no part of it
             content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: missing. Check the config's `annotations` and the data root.") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: missing. Check the config's `annotations` and the data root.") from error
     except ValueError as error:
-        raise ValueError(f"{path}: not readable as json: {error}") from None
+        raise ValueError(f"{path}: not readable as json: {error}") from error
     lists = content if isinstance(content, dict) else {}
     missing = [kind for kind in ("annotations", "categories", "images") if not isinstance(lists.get(kind), list)]
     if missing:

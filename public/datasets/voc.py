@@ -117,7 +117,7 @@ def list_split(listing: str | os.PathLike) -> list[str]:
         with open(listing, encoding="utf-8-sig") as file:  # some editors put a mark before a text
             return [line.strip() for line in file if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{listing}: no text in UTF-8: {error}. Save the list as UTF-8.") from None
+        raise ValueError(f"{listing}: no text in UTF-8: {error}. Save the list as UTF-8.") from error
 
 
 def _annotations(data_root, pictures, class_names, use_difficult, description, on_defect):
@@ -169,11 +169,11 @@ def _read_source(data_root, source, on_defect):
     listing = os.path.join(data_root, folder, "ImageSets", "Main", f"{split}.txt")
     try:
         image_ids = list_split(listing)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{listing}: missing. The config's source {source!r} means split {split!r} of folder {folder!r} under the "
             f"data root {data_root}; check both."
-        ) from None
+        ) from error
     if not image_ids:
         raise ValueError(f"{listing}: lists no image")
     return _read_pictures(data_root, folder, image_ids, listing, on_defect)
@@ -253,10 +253,10 @@ def _read_xml(file, listing):
     """
     try:
         root = ET.parse(file).getroot()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image{_hint(file)}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image{_hint(file)}") from error
     except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown or not kept
-        raise ValueError(f"{file}: not readable as xml: {error}") from None
+        raise ValueError(f"{file}: not readable as xml: {error}") from error
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     try:
         height, width = (int(float(side)) for side in sides)

@@ -141,15 +141,15 @@ def read_labels(path: Path, names: tuple[str, ...], *, polygons: bool) -> list[t
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: no text in UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8") from error
     objects = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 objects.append(_read_line(line.split(), names, polygons))
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+                raise ValueError(f"{path}, line {number}: {error}") from error
     return objects
 
 
@@ -188,8 +188,8 @@ def _wrong_count(count, polygons):
 def _number(field):
     try:
         number = float(field)
-    except ValueError:
-        raise ValueError(f"{field!r} is no number") from None
+    except ValueError as error:
+        raise ValueError(f"{field!r} is no number") from error
     if not math.isfinite(number):
         raise ValueError(f"{field!r} is not finite")
     return number
@@ -234,10 +234,10 @@ def read_names(source: str) -> tuple[str, ...]:
 def _read_text(path):
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file with class names") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: no text in UTF-8") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file with class names") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8") from error
 
 
 def _names_of_yaml(path, text):
@@ -255,7 +255,7 @@ def _names_of_yaml(path, text):
     except ValueError as error:
         raise ValueError(
             f"{path}: its `names` cannot be read: {error}. Give the names as a text with one a line, or as cat,dog,bird"
-        ) from None
+        ) from error
     counts = [match[1] for line in lines if (match := re.match(r"nc\s*:\s*(\d+)\s*(#.*)?$", line))]
     if counts and int(counts[0]) != len(names):
         raise ValueError(f"{path}: nc is {counts[0]}, but there are {len(names)} names {_brief(names)}")

@@ -129,24 +129,32 @@ class ClassificationBatch(NamedTuple):
     """B samples of one size."""
 
     images: torch.Tensor  # (B, H, W, 3) uint8, RGB
-    # One dict for all B, in a list as detection has one an image: labels (B,) int64, other_labels (B,) int64, those of
-    # the pictures that were mixed in, and shares (B,) float32, that of `labels`; 1 without mixing.
-    targets: list[dict]
+    # labels (B,) int64; other_labels (B,) int64, those of the pictures that were mixed in; shares (B,) float32, that of
+    # `labels`, 1 without mixing
+    targets: dict[str, torch.Tensor]
     image_ids: list[str]
     indices: list[int]  # positions in the set
     skipped: list[str | None]  # B times a line on the picture that could not be used, or None
 
     def to(self, device: torch.device | str) -> "ClassificationBatch":
         """The batch with its tensors on `device`; from pinned memory the copy does not wait."""
-        targets = [
-            {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets
-        ]
+        targets = {name: value.to(device, non_blocking=True) for name, value in self.targets.items()}
         return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+
+    def part(self, start: int, stop: int) -> "ClassificationBatch":
+        """Images start .. stop - 1."""
+        return ClassificationBatch(
+            images=self.images[start:stop],
+            targets={name: values[start:stop] for name, values in self.targets.items()},
+            image_ids=self.image_ids[start:stop],
+            indices=self.indices[start:stop],
+            skipped=self.skipped[start:stop],
+        )
 
     @property
     def labels(self) -> torch.Tensor:
         """(B,) int64: the classes of the pictures, what was mixed in not counted."""
-        return self.targets[0]["labels"]
+        return self.targets["labels"]
 
     def soft_targets(self, num_classes: int, label_smoothing: float) -> torch.Tensor:
         """(B, K) float32 probabilities: mixed as the pictures are, then (1 - s) of that and s / K everywhere.
@@ -158,7 +166,7 @@ class ClassificationBatch(NamedTuple):
         """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing!r}, has to be within 0 .. 1, below 1")
-        target = self.targets[0]
+        target = self.targets
         shares = target["shares"][:, None] * (1 - label_smoothing)  # (B, 1)
         others = (1 - target["shares"][:, None]) * (1 - label_smoothing)
         soft = torch.full((len(shares), num_classes), label_smoothing / num_classes, device=shares.device)
@@ -194,7 +202,7 @@ class Collate:
         mix = draw_mix(self.batch_transforms, self.seed, first.key.epoch, first.key.batch, height, width)
         return ClassificationBatch(
             images=mix_images(images, mix),
-            targets=[make_targets(labels, mix)],
+            targets=make_targets(labels, mix),
             image_ids=[sample.image_id for sample in samples],
             indices=[sample.index for sample in samples],
             skipped=[sample.skipped for sample in samples],

@@ -149,6 +149,10 @@ class DetectionBatch(NamedTuple):
         ]
         return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
 
+    def part(self, start: int, stop: int) -> "DetectionBatch":
+        """Images start .. stop - 1."""
+        return DetectionBatch(*(None if field is None else field[start:stop] for field in self))
+
 
 def collate(samples: list[Sample]) -> DetectionBatch:
     """One batch of samples.

@@ -56,7 +56,7 @@ class DeviceLoader:
                 images, mix = self._transform(images, keys)
             yield ClassificationBatch(
                 images=images,
-                targets=[make_targets(labels, mix)],
+                targets=make_targets(labels, mix),
                 image_ids=[self.dataset.pictures.image_id(index) for index in indices],
                 indices=indices,
                 skipped=[None] * len(indices),

@@ -33,15 +33,15 @@ class CrossEntropyLoss:
         self.label_smoothing = label_smoothing
 
     def __call__(
-        self, logits: torch.Tensor, targets: torch.Tensor | list[dict[str, torch.Tensor]], progress: Progress
+        self, logits: torch.Tensor, targets: torch.Tensor | dict[str, torch.Tensor], progress: Progress
     ) -> dict[str, torch.Tensor]:
         """The loss in float32, whatever the autocast; of float64 logits in float64.
 
         Args:
             logits: (B, K).
-            targets: labels int64 (B,) in 0..K-1; or the share of each class, floating point (B, K); or a list with one
-                dict, as batches have it: `labels` and `other_labels`, int64 (B,), which are mixed into each other, and
-                `shares`, (B,), that of `labels`.
+            targets: labels int64 (B,) in 0..K-1; or the share of each class, floating point (B, K); or a dict, as
+                batches have it: `labels` and `other_labels`, int64 (B,), which are mixed into each other, and `shares`, (B,),
+                that of `labels`.
 
         Raises:
             ValueError: shapes that do not belong together, or a label outside 0..K-1, naming both values.
@@ -51,10 +51,9 @@ class CrossEntropyLoss:
             if isinstance(targets, torch.Tensor):
                 losses = self._losses(logits, targets)
             else:
-                (target,) = targets
-                shares = target["shares"].to(logits.dtype)
-                losses = shares * self._losses(logits, target["labels"])
-                losses = losses + (1 - shares) * self._losses(logits, target["other_labels"])
+                shares = targets["shares"].to(logits.dtype)
+                losses = shares * self._losses(logits, targets["labels"])
+                losses = losses + (1 - shares) * self._losses(logits, targets["other_labels"])
             num_images = torch.full((), len(logits), dtype=logits.dtype, device=logits.device)
             return {"loss_cls": losses.sum() / share_of_sum(num_images)}
 
@@ -74,7 +73,7 @@ class CrossEntropyLoss:
                 f"{'class shares' if is_soft else 'labels'} of shape {tuple(targets.shape)} do not belong to logits of shape "
                 f"{tuple(logits.shape)}; {expected} is needed"
             )
-        if not is_soft and len(targets):
+        if not is_soft and len(targets) and not targets.is_cuda:  # a GPU would have to be waited for
             lowest, highest = torch.stack(targets.aminmax()).tolist()
             if lowest < 0 or highest >= self.num_classes:
                 raise ValueError(

@@ -129,7 +129,9 @@ class PPYOLOELoss:
         if num_classes != self.num_classes:
             raise ValueError(f"the model predicts {num_classes} classes, the loss was built for {self.num_classes}")
         labels = torch.cat([target["labels"] for target in targets])
-        lowest, highest = torch.stack(labels.aminmax()).tolist() if len(labels) > 0 else (0, 0)
+        if len(labels) == 0 or labels.is_cuda:  # a GPU would have to be waited for: there, reading the data has checked
+            return
+        lowest, highest = torch.stack(labels.aminmax()).tolist()
         if lowest < 0 or highest >= num_classes:
             raise ValueError(
                 f"labels from {lowest} to {highest}, but the model has {num_classes} classes, 0 to {num_classes - 1}; "

@@ -26,8 +26,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if num_gpus else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name} is no device: auto, cpu, cuda, cuda:1") from None
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is no device: auto, cpu, cuda, cuda:1") from error
     if device.type == "cuda":
         index = local_rank() if device.index is None else device.index
         if index >= num_gpus:

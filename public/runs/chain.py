@@ -45,7 +45,7 @@ def read_digests(run: Path) -> list[dict]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}, is damaged: {error}") from None
+            raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
     return found
 
 

@@ -110,7 +110,7 @@ class RunFolder:
         try:
             return json.loads((self.path / name).read_text())
         except ValueError as error:
-            raise ValueError(f"{self.path / name} is damaged: {error}") from None
+            raise ValueError(f"{self.path / name} is damaged: {error}") from error
 
     @property
     def manifest(self) -> dict:

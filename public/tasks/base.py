@@ -144,19 +144,6 @@ class Task:
             "pin_memory": self.config.pin_memory and self.device.type == "cuda",
         }
 
-    def micro_batches(self, batch, count: int) -> list:
-        """`batch` in `count` equal parts."""
-        num_images = len(batch.images)
-        size = num_images // count
-        return [self._part(batch, start, start + size) for start in range(0, num_images, size)]
-
-    def first_images(self, batch, count: int):
-        return self._part(batch, 0, count)
-
-    def _part(self, batch, start: int, stop: int):
-        """Images start .. stop - 1 of `batch`, a NamedTuple whose fields are None or have an entry for each image."""
-        return type(batch)(*(None if field is None else field[start:stop] for field in batch))
-
     def inputs(self, batch) -> torch.Tensor:
         """Normalised images float32 (B, 3, H, W) in the configuration's memory format."""
         return normalise(batch.images, self.config.input).contiguous(

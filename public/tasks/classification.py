@@ -96,12 +96,6 @@ class ClassificationTask(Task):
             return DeviceLoader(dataset, batches, device=self.device)
         return make_classification_loader(dataset, batches, **self._loading())
 
-    def _part(self, batch: ClassificationBatch, start: int, stop: int) -> ClassificationBatch:
-        """Images start .. stop - 1 of `batch`."""
-        (target,) = batch.targets
-        parts = {name: values[start:stop] for name, values in batch._asdict().items() if name != "targets"}
-        return ClassificationBatch(**parts, targets=[{name: value[start:stop] for name, value in target.items()}])
-
     def draw_batch(self, batch: ClassificationBatch, step: int, folder: Path) -> None:
         """Writes train_batch_<step>.jpg: up to 16 images of the batch with their classes, as the network gets them."""
         images, texts = batch.images[:MOST_PICTURES].cpu().numpy(), self.target_texts(batch)
@@ -110,9 +104,10 @@ class ClassificationTask(Task):
 
     def target_texts(self, batch: ClassificationBatch) -> list[str]:
         """The class of each picture, or the two of a mixture with their shares."""
-        (target,) = batch.targets
         texts = []
-        for label, other, share in zip(*(target[name].tolist() for name in ("labels", "other_labels", "shares"))):
+        for label, other, share in zip(
+            *(batch.targets[name].tolist() for name in ("labels", "other_labels", "shares"))
+        ):
             name, other_name = self.class_names[label], self.class_names[other]
             is_one = share == 1 or label == other
             texts.append(name if is_one else f"{name} {share:.2f}, {other_name} {1 - share:.2f}")

@@ -109,11 +109,11 @@ def read(arguments: argparse.Namespace) -> Found:
         raise FileNotFoundError(f"{path} is neither a folder nor a .json file")
     try:
         experiment = load_experiment(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} is neither an experiment (config.py), nor a run (config.json), nor in VOC layout (Annotations/); "
             "class folders are checked by the experiment that reads them"
-        ) from None
+        ) from error
     return _read_experiment(experiment, find_data_root(arguments.data_root))
 
 

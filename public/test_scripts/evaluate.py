@@ -18,13 +18,12 @@ Example: ./test.sh runs/20260101-120000/best.pth --split test
 import argparse
 from pathlib import Path
 
-import torch
-
 from public import commands
 from public.checkpoint_files import digest, load_checkpoint
 from public.config import ClassificationConfig
 from public.evaluation.coco import write_coco_json
 from public.inference.places import find_weights
+from public.inference.trained import build_trained
 from public.parallel import collectives, processes
 from public.precision import place
 from public.reports.classification import write_class_report
@@ -81,8 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             limit_images=limit,
             class_names=tuple(checkpoint["class_names"]),
         )
-        model = config.network_settings.build_model()
-        _load(model, checkpoint, path, experiment.folder)
+        model = build_trained(path, checkpoint, config.network_settings)
         metrics = task.evaluate(place(model, device, channels_last=config.channels_last), split)
         if collectives.rank() == 0:
             print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")
@@ -98,15 +96,6 @@ def _check_options(config, arguments: argparse.Namespace) -> None:
         for name in ("output", "score_threshold"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name} belongs to detections; {arguments.experiment} classifies images")
-
-
-def _load(model: torch.nn.Module, checkpoint: dict, path: Path, experiment: Path) -> None:
-    """Raises ValueError, with torch's first words, where the weights are those of another model."""
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights {path} do not fit the model of {experiment}: {reason}") from error
 
 
 def _write(task: Task, split: str, weights: Path, arguments: argparse.Namespace) -> None:

@@ -18,30 +18,56 @@ class OutOfMemoryError(RuntimeError):
     """The GPU's memory does not hold a batch of this size."""
 
 
-def mean_over_ranks(terms: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The loss terms averaged over the processes.  A term that is not finite on one rank is so in the mean of all."""
-    values = collectives.sum_over_ranks(torch.stack(list(terms.values()))) / collectives.world_size()
-    return dict(zip(terms, values.tolist()))
+class StepLosses:
+    """The loss terms of a step's micro-batches.  They stay on the device until `read`, the one place that waits for it."""
 
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._terms: list[torch.Tensor] = []  # (T,) each
+        self._batches: list = []
 
-def check_finite(means: dict[str, float], terms: dict[str, torch.Tensor], batch, step: int, folder: Path) -> None:
-    """Stops every rank when a term of any rank is not finite; the ranks that hold it name it and save their batch.
+    def add(self, terms: dict[str, torch.Tensor], batch) -> None:
+        """Takes the terms of one micro-batch; `batch` is kept until they have been looked at."""
+        self.names = list(terms)
+        self._terms.append(torch.stack([term.detach() for term in terms.values()]))
+        self._batches.append(batch)
 
-    Raises:
-        NonFiniteLossError: naming the step, the term, the images and the file with the batch.
-    """
-    if all(math.isfinite(value) for value in means.values()):
-        return
-    rank = collectives.rank()
-    bad = {name: value.item() for name, value in terms.items() if not math.isfinite(value.item())}
-    message = None
-    if bad:
-        saved = _save_batch(terms, batch, step, folder / f"not_finite_step{step}_rank{rank}.pth")
-        message = f"{bad} on rank {rank}, images {list(batch.image_ids)}, {saved}"
-    messages = [text for text in collectives.gather_objects(message) if text]
-    if not messages:  # finite on each rank, but not their sum
-        messages = [f"too large to be added over the processes, mean {means}"]
-    raise NonFiniteLossError(f"the loss is not finite at step {step}: " + "; ".join(messages))
+    def read(self, norm: torch.Tensor | None, step: int, folder: Path) -> tuple[dict[str, float], float | None]:
+        """The terms averaged over micro-batches and processes, and the gradient's norm, in one transfer.
+
+        Stops every rank when a term of any rank is not finite; the ranks that hold it name it and save their batch.
+
+        Args:
+            norm: of the gradient; None where nothing is clipped.
+
+        Raises:
+            NonFiniteLossError: naming the step, the term, the images and the file with the batch.
+        """
+        terms = torch.stack(self._terms)  # (micro-batches, T)
+        means = collectives.sum_over_ranks(terms) / collectives.world_size()
+        values = means if norm is None else torch.cat([means.flatten(), norm.detach().to(means.dtype).reshape(1)])
+        numbers = values.flatten().tolist()
+        gradient_norm = None if norm is None else numbers.pop()
+        sums = dict.fromkeys(self.names, 0.0)
+        for position, value in enumerate(numbers):
+            sums[self.names[position % len(self.names)]] += value / len(self._terms)
+        if not all(map(math.isfinite, numbers)):
+            self._stop(sums, step, folder)
+        return sums, gradient_norm
+
+    def _stop(self, means: dict[str, float], step: int, folder: Path) -> None:
+        rank, found = collectives.rank(), []
+        for number, (terms, batch) in enumerate(zip(self._terms, self._batches)):
+            values = dict(zip(self.names, terms.tolist()))
+            bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+            if bad:
+                part = f"_part{number}" if len(self._terms) > 1 else ""
+                saved = _save_batch(values, batch, step, folder / f"not_finite_step{step}_rank{rank}{part}.pth")
+                found.append(f"{bad} on rank {rank}, images {list(batch.image_ids)}, {saved}")
+        messages = [text for texts in collectives.gather_objects(found) for text in texts]
+        if not messages:  # finite on each rank, but not their sum
+            messages = [f"too large to be added over the processes, mean {means}"]
+        raise NonFiniteLossError(f"the loss is not finite at step {step}: " + "; ".join(messages))
 
 
 def check_weights(model: torch.nn.Module, step: int) -> None:
@@ -60,14 +86,14 @@ def check_weights(model: torch.nn.Module, step: int) -> None:
         )
 
 
-def _save_batch(terms: dict[str, torch.Tensor], batch, step: int, path: Path) -> str:
+def _save_batch(terms: dict[str, float], batch, step: int, path: Path) -> str:
     """Saves the batch, and says where, or why not: the other ranks are waiting for this one in any case."""
     content = {
         "model": {},  # none: the weights of the last checkpoint and `step` lead here again
         "step": step,
-        "terms": {name: value.item() for name, value in terms.items()},
+        "terms": terms,
         "images": batch.images.cpu(),
-        "targets": [{name: value.cpu() for name, value in target.items()} for target in batch.targets],
+        "targets": _on_cpu(batch.targets),
         "image_ids": [i if isinstance(i, str) else int(i) for i in batch.image_ids],
     }
     try:
@@ -75,6 +101,13 @@ def _save_batch(terms: dict[str, torch.Tensor], batch, step: int, path: Path) ->
     except OSError as error:
         return f"batch not saved: {error}"
     return f"batch saved to {path}"
+
+
+def _on_cpu(targets):
+    """Tensors in dicts and lists, moved to the CPU."""
+    if isinstance(targets, dict):
+        return {name: _on_cpu(value) for name, value in targets.items()}
+    return [_on_cpu(value) for value in targets] if isinstance(targets, list) else targets.cpu()
 
 
 def batch_that_fits(attempt: Callable[[int], None], num_images: int) -> int:

@@ -6,8 +6,7 @@ It knows no task.  What it is handed (`public.tasks.detection`, ...) offers:
     card()                               entries of a checkpoint that say what the weights are
     loss(outputs, targets, progress)     dict of weighted scalar terms
     train_batches(first_step, num_steps) an iterable of this process's batches
-    micro_batches(batch, count)          the batch in `count` parts; a part has images, targets, image_ids and to(device)
-    first_images(batch, count)           its first `count` images
+                                         a batch has images, targets, image_ids, to(device) and part(start, stop)
     inputs(batch)                        normalised images on the device
     evaluate(model)                      dict of metrics, the same on every rank
     summary(metrics)                     the metrics that matter, in a line
@@ -97,56 +96,71 @@ class Trainer:
         return state.metrics
 
     def step(self, batch) -> None:
-        """One optimizer step: batch, forward, loss, finite?, backward, reduce, clip, step, EMA, log."""
-        config, state = self.config, self.state
-        epoch = state.step // self.steps_per_epoch
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self.task.on_epoch(state.model, epoch)
-        if self.is_main and state.step < config.num_pictures:
-            self.task.draw_batch(batch, state.step, self.run.path / "pictures")
-        progress = Progress(epoch, state.step, config.epochs, self.steps_per_epoch)
-        random_streams.seed_torch(config.seed, "step", state.step, collectives.rank())
+        """One optimizer step: forward, loss, backward, reduce, clip, step, EMA, finite?, log.
+
+        Nothing in it waits for the device but the question whether the losses are finite, and what a loss itself has to
+        know (PPYOLOE's: how many points are positive).
+        """
+        state = self.state
+        progress = self.begin_step(batch)
         lr = self.set_lr()
-        state.model.train()
-        for layer in self.frozen_batchnorm:
-            layer.eval()
-        state.optimizer.zero_grad(set_to_none=True)
-        try:
-            losses = self.forward_backward(batch, progress)
-        except torch.OutOfMemoryError:
-            losses = None  # leave the except first: its traceback holds the tensors of the failed step
-        except RuntimeError as error:
-            raise determinism.explained(error) or error from None
-        if losses is None:
-            raise guards.OutOfMemoryError(self.explain_memory(batch, progress))
+        losses = self.forward_backward(batch, progress)
         self.reducer.reduce()
-        state.scaler.unscale_(state.optimizer)
         norm = self.clip()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model)
+        means, norm = losses.read(norm, progress.step, self.run.path)
         state.step += 1
-        state.chain = chain.extended(state.chain, state.step, lr, losses)
-        self.log(losses, lr, norm)
+        state.chain = chain.extended(state.chain, state.step, lr, means)
+        self.log(means, lr, norm)
         self.record_digests(batch)
 
-    def forward_backward(self, batch, progress: Progress) -> dict[str, float]:
-        """Forward, loss and backward of each micro-batch; the loss terms, averaged over them and the processes."""
-        sums: dict[str, float] = {}
-        for part in self.task.micro_batches(batch, self.config.accumulate):
-            part = part.to(self.device)
-            with self.checked():
-                with autocast(self.config.precision, self.device):
-                    outputs = self.network(self.task.inputs(part))
-                terms = self.task.loss(outputs, part.targets, progress)
-            means = guards.mean_over_ranks(terms)
-            guards.check_finite(means, terms, part, progress.step, self.run.path)
-            self.state.scaler.scale(sum(terms.values()) / self.config.accumulate).backward()
-            for name, value in means.items():
-                sums[name] = sums.get(name, 0.0) + value / self.config.accumulate
-        return sums
+    def begin_step(self, batch) -> Progress:
+        """Where the run stands: modes, random numbers and gradients are made ready, and a first batch is drawn."""
+        config, state = self.config, self.state
+        epoch, step_in_epoch = divmod(state.step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self.task.on_epoch(state.model, epoch)
+        if self.is_main and state.step < config.num_pictures:
+            self.task.draw_batch(batch, state.step, self.run.path / "pictures")
+        random_streams.seed_torch(config.seed, "step", state.step, collectives.rank())
+        state.model.train()
+        for layer in self.frozen_batchnorm:
+            layer.eval()
+        state.optimizer.zero_grad(set_to_none=True)
+        return Progress(epoch, state.step, step_in_epoch, config.epochs, self.steps_per_epoch)
+
+    def forward_backward(self, batch, progress: Progress) -> guards.StepLosses:
+        """Forward, loss and backward of each micro-batch.
+
+        Raises:
+            OutOfMemoryError: saying which batch would fit.
+            NondeterministicError: naming the operation that has no deterministic form.
+        """
+        losses, is_full = guards.StepLosses(), None
+        try:
+            for part in micro_batches(batch, self.config.accumulate):
+                self.forward_backward_part(part.to(self.device), progress, losses)
+        except torch.OutOfMemoryError as error:
+            is_full = error.with_traceback(None)  # which holds the tensors of the failed step
+        except RuntimeError as error:
+            if told := determinism.explained(error):
+                raise told from error
+            raise
+        if is_full:
+            raise guards.OutOfMemoryError(self.explain_memory(batch, progress)) from is_full
+        return losses
+
+    def forward_backward_part(self, part, progress: Progress, losses: guards.StepLosses) -> None:
+        with self.checked():
+            with autocast(self.config.precision, self.device):
+                outputs = self.network(self.task.inputs(part))
+            terms = self.task.loss(outputs, part.targets, progress)
+        losses.add(terms, part)
+        self.state.scaler.scale(sum(terms.values()) / self.config.accumulate).backward()
 
     def checked(self):
         """At the first step of each start: a context that refuses operations without a deterministic form."""
@@ -156,25 +170,30 @@ class Trainer:
         return determinism.refuse_nondeterministic(determinism.DEVICE_TYPE)
 
     def set_lr(self) -> float:
-        """The learning rate of this step, in every parameter group."""
+        """The learning rate of this step, in every parameter group by its factor."""
         lr = self.config.lr * self.config.schedule.factor(self.state.step, self.steps_per_epoch)
         for group in self.state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         return lr
 
-    def clip(self) -> float | None:
-        """Clips the gradient to `clip_norm`; its norm before that.  None where nothing is clipped."""
+    def clip(self) -> torch.Tensor | None:
+        """Undoes the loss scaling of fp16 and clips the gradient to `clip_norm`.
+
+        Returns:
+            The norm before clipping, still on the device; None where nothing is clipped.
+        """
+        self.state.scaler.unscale_(self.state.optimizer)
         if self.config.clip_norm is None:
             return None
-        return torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip_norm).item()
+        return torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip_norm)
 
     def explain_memory(self, batch, progress: Progress) -> str:
         """Tries smaller batches, and says which fits.  The run ends after it."""
         self.state.optimizer.zero_grad(set_to_none=True)
-        part = self.task.micro_batches(batch, self.config.accumulate)[0]
+        part = micro_batches(batch, self.config.accumulate)[0]
 
         def attempt(num_images: int) -> None:
-            piece = self.task.first_images(part, num_images).to(self.device)
+            piece = part.part(0, num_images).to(self.device)
             with autocast(self.config.precision, self.device):
                 outputs = self.network(self.task.inputs(piece))
             sum(self.task.loss(outputs, piece.targets, progress).values()).backward()
@@ -288,3 +307,10 @@ class Trainer:
         weights = self.state.weights.state_dict()
         entries = {"model": weights, "metrics": metrics, "step": self.state.step, "digest": digest(weights)}
         save_atomic(self.task.card() | entries, self.run.path / "best.pth")
+
+
+def micro_batches(batch, count: int) -> list:
+    """`batch` in `count` equal parts."""
+    num_images = len(batch.images)
+    size = num_images // count
+    return [batch.part(start, start + size) for start in range(0, num_images, size)]

@@ -41,7 +41,7 @@ def main(file: str) -> None:
         device = processes.choose_device(parsed.options.device)
         processes.check_launcher()
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error}") from error
     try:
         with processes.process_group(device), forbid_global_random():
             processes.apply_modes(parsed.config, device)

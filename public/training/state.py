@@ -71,7 +71,7 @@ class TrainingState:
             self.metrics = training["metrics"]
             self.chain = training["chain"]
         except KeyError as error:  # inside a part
-            raise ValueError(lacking(error.args[0])) from None
+            raise ValueError(lacking(error.args[0])) from error
         except RuntimeError as error:  # torch's, which names the weights
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error

@@ -365,7 +365,7 @@ def test_soft_targets():
     torch.testing.assert_close(
         smooth(logits, batch.soft_targets(4, 0.1)), smooth(logits, batch.labels, label_smoothing=0.1)
     )
-    mixed = batch._replace(targets=[make_targets(torch.tensor([0, 1, 2, 2]), Mix("mixup", WHOLE // 4, (0, 0, 0, 0)))])
+    mixed = batch._replace(targets=make_targets(torch.tensor([0, 1, 2, 2]), Mix("mixup", WHOLE // 4, (0, 0, 0, 0))))
     expected = torch.tensor([[0.25, 0.75, 0, 0], [0.75, 0.25, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
     torch.testing.assert_close(mixed.soft_targets(4, 0.0), expected)
     torch.testing.assert_close(mixed.soft_targets(4, 0.2), 0.8 * expected + 0.05)
@@ -396,8 +396,8 @@ def test_two_processes_make_the_batches_of_one(mix):
 
     for whole, first, second in zip(made(0, 1), made(0, 2), made(1, 2), strict=True):
         assert torch.equal(whole.images, torch.cat([first.images, second.images]))
-        for name, value in whole.targets[0].items():
-            assert torch.equal(value, torch.cat([first.targets[0][name], second.targets[0][name]]))
+        for name, value in whole.targets.items():
+            assert torch.equal(value, torch.cat([first.targets[name], second.targets[name]]))
 
 
 def test_an_odd_share_cannot_be_mixed():

@@ -25,6 +25,9 @@ class SmallBatch(NamedTuple):
     def to(self, device) -> "SmallBatch":
         return self
 
+    def part(self, start: int, stop: int) -> "SmallBatch":
+        return SmallBatch(*(field[start:stop] for field in self))
+
 
 class SmallTask:
     """Images of noise, each with a number to predict; nothing is evaluated, drawn or saved."""
@@ -44,10 +47,6 @@ class SmallTask:
             images = torch.randn(self.batch_size, 3, SIZE, SIZE, generator=generator)
             own = slice(collectives.rank() * share, (collectives.rank() + 1) * share)
             yield SmallBatch(images[own], images.mean((1, 2, 3))[own], list(range(share)))
-
-    def micro_batches(self, batch, count: int) -> list[SmallBatch]:
-        assert count == 1
-        return [batch]
 
     def inputs(self, batch) -> torch.Tensor:
         return batch.images

@@ -254,7 +254,7 @@ def loss_of(num_objects):
     corners = torch.rand(num_objects, 2) * 600
     boxes = torch.cat([corners, corners + 4 + torch.rand(num_objects, 2) * 160], dim=1)
     targets = [{"boxes": boxes, "labels": torch.randint(0, 80, (num_objects,))}]
-    return sum(loss(outputs, targets, Progress({epoch}, 0, 300, 1)).values())
+    return sum(loss(outputs, targets, Progress({epoch}, {epoch}, 0, 300, 1)).values())
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

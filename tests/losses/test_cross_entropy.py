@@ -10,7 +10,7 @@ from public.losses.cross_entropy import CrossEntropyLoss
 from public.protocols import Progress
 from tests.helpers.processes import run_processes
 
-PROGRESS = Progress(0, 0, 1, 1)
+PROGRESS = Progress(0, 0, 0, 1, 1)
 B, K = 6, 4
 
 
@@ -51,12 +51,12 @@ def test_a_batch_of_mixed_labels_is_its_soft_targets():
     """The form that batches have, against the probabilities that a batch makes of itself."""
     logits, labels = batch()
     target = {"labels": labels, "other_labels": labels.flip(0), "shares": torch.linspace(0, 1, B)}
-    mixed = ClassificationBatch(images=None, targets=[target], image_ids=[], indices=[], skipped=[])
+    mixed = ClassificationBatch(images=None, targets=target, image_ids=[], indices=[], skipped=[])
     for smoothing in (0.0, 0.1):
         soft = mixed.soft_targets(K, label_smoothing=smoothing)
         expected = -(soft * logits.log_softmax(1)).sum(1).mean()
         torch.testing.assert_close(loss_of(logits, mixed.targets, smoothing), expected)
-    unmixed = [target | {"shares": torch.ones(B)}]
+    unmixed = target | {"shares": torch.ones(B)}
     assert loss_of(logits, unmixed, 0.1) == loss_of(logits, labels, 0.1)
 
 

@@ -17,8 +17,8 @@ from public.points import cell_points
 from public.protocols import Progress
 
 NUM_CLASSES = 3
-STATIC = Progress(epoch=0, step=0, num_epochs=300, steps_per_epoch=1)
-ALIGNED = Progress(epoch=100, step=0, num_epochs=300, steps_per_epoch=1)
+STATIC = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
+ALIGNED = Progress(epoch=100, step=100, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
 BOTH = pytest.mark.parametrize("progress", [STATIC, ALIGNED], ids=["static", "aligned"])
 LEVEL_SIZES = ((2, 2), (4, 4), (8, 8))  # 64 pixels
 

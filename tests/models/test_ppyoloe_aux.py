@@ -18,8 +18,8 @@ from public.protocols import Progress
 from public.training.optimizers import parameter_groups
 
 NAME, NUM_CLASSES = "ppyoloe_plus_t", 3
-STATIC = Progress(epoch=0, step=0, num_epochs=300, steps_per_epoch=1)
-ALIGNED = Progress(epoch=100, step=0, num_epochs=300, steps_per_epoch=1)
+STATIC = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
+ALIGNED = Progress(epoch=100, step=100, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
 BOTH = pytest.mark.parametrize("progress", [STATIC, ALIGNED], ids=["static", "aligned"])
 SOME = {"boxes": torch.tensor([[4.0, 6.0, 40.0, 50.0], [20.0, 8.0, 62.0, 30.0]]), "labels": torch.tensor([2, 0])}
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}

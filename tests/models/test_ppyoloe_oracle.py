@@ -214,7 +214,7 @@ def our_name(name: str) -> str:
 def terms_of(figures: dict, run: dict, outputs) -> dict[str, torch.Tensor]:
     """The unweighted terms, and their weighted sum as `loss`."""
     loss = create_loss(figures["name"], num_classes=80)
-    progress = Progress(epoch=run["epoch"], step=0, num_epochs=300, steps_per_epoch=1)
+    progress = Progress(epoch=run["epoch"], step=run["epoch"], step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
     terms = loss.unweighted(outputs, targets_of(run), progress)
     return {**terms, "loss": sum(loss(outputs, targets_of(run), progress).values())}
 

@@ -23,6 +23,7 @@ from public.protocols import Progress
 from public.runs.experiment import load_experiment
 from public.tasks import make_task
 from public.training import guards
+from public.training.loop import micro_batches
 from public.transforms.classification import ColorJitter, RandomResizedCrop
 from public.transforms.mixing import CutMix, Mixup
 from tests.helpers.classification_experiments import NUM_VAL, TinyClassification
@@ -107,23 +108,23 @@ def test_the_global_batches_do_not_depend_on_the_processes(whole):
     mixed = 0
     for alone, *parts in zip(batches_of_this_rank(whole), *ranks):
         assert torch.equal(torch.cat([part.images for part in parts]), alone.images)
-        for name, values in alone.targets[0].items():
-            assert torch.equal(torch.cat([part.targets[0][name] for part in parts]), values)
-        mixed += int((alone.targets[0]["shares"] < 1).any())
+        for name, values in alone.targets.items():
+            assert torch.equal(torch.cat([part.targets[name] for part in parts]), values)
+        mixed += int((alone.targets["shares"] < 1).any())
     assert 0 < mixed < 6, "some batches are mixed, some are not"
 
 
 def test_parts_of_a_batch_are_the_batch(whole):
     task = task_of(whole)
     (batch,) = task.train_batches(first_step=0, num_steps=1)
-    parts = task.micro_batches(batch, 4)
+    parts = micro_batches(batch, 4)
     assert [len(part.images) for part in parts] == [4] * 4
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
     assert [index for part in parts for index in part.indices] == batch.indices
-    for name, values in batch.targets[0].items():
-        assert torch.equal(torch.cat([part.targets[0][name] for part in parts]), values)
+    for name, values in batch.targets.items():
+        assert torch.equal(torch.cat([part.targets[name] for part in parts]), values)
     logits = torch.randn(16, 12, generator=torch.Generator().manual_seed(0))
-    progress = Progress(0, 0, 1, 1)
+    progress = Progress(0, 0, 0, 1, 1)
     losses = [task.loss(own, part.targets, progress)["loss_cls"] for own, part in zip(logits.split(4), parts)]
     torch.testing.assert_close(sum(losses) / 4, task.loss(logits, batch.targets, progress)["loss_cls"])
 
@@ -250,12 +251,14 @@ def test_the_run_has_pictures_curves_and_losses(whole):
 def test_a_broken_loss_saves_the_batch(whole, tmp_path):
     (batch,) = task_of(whole).train_batches(first_step=0, num_steps=1)
     terms = {"loss_cls": torch.tensor(float("nan"))}
+    losses = guards.StepLosses()
+    losses.add(terms, batch)
     with pytest.raises(guards.NonFiniteLossError, match="train_0000"):
-        guards.check_finite({"loss_cls": float("nan")}, terms, batch, 4, tmp_path)
+        losses.read(None, 4, tmp_path)
     (saved,) = tmp_path.glob("not_finite_*.pth")
     content = torch.load(saved, weights_only=True)
     assert torch.equal(content["images"], batch.images)
-    assert torch.equal(content["targets"][0]["labels"], batch.targets[0]["labels"])
+    assert torch.equal(content["targets"]["labels"], batch.targets["labels"])
 
 
 # ---------------------------------------------------------------------------------------------- settings

@@ -12,9 +12,8 @@ from public.checkpoint_files import load_checkpoint
 from public.parallel import collectives
 from public.training.guards import (
     NonFiniteLossError,
+    StepLosses,
     batch_that_fits,
-    check_finite,
-    mean_over_ranks,
     out_of_memory_message,
 )
 from tests.helpers.processes import run_processes
@@ -37,7 +36,9 @@ def terms_of(**values: float) -> dict[str, torch.Tensor]:
 def guard(terms: dict[str, torch.Tensor], ids: list, folder: Path) -> str:
     """The message of the guard at step 7, "" where it lets the terms pass."""
     try:
-        check_finite(mean_over_ranks(terms), terms, make_batch(ids), 7, folder)
+        losses = StepLosses()
+        losses.add(terms, make_batch(ids))
+        losses.read(None, 7, folder)
     except NonFiniteLossError as error:
         return str(error)
     return ""
@@ -109,12 +110,16 @@ def test_a_batch_that_cannot_be_saved_still_stops_all_ranks(tmp_path):
 
 
 def means_on_this_rank() -> dict[str, float]:
-    return mean_over_ranks(terms_of(cls=1.0 + collectives.rank(), iou=4.0))
+    losses = StepLosses()
+    for offset in (0.0, 10.0):  # two micro-batches
+        losses.add(terms_of(cls=1.0 + collectives.rank() + offset, iou=4.0), make_batch([1]))
+    means, norm = losses.read(torch.tensor(2.5), 0, Path())
+    assert norm == 2.5
+    return means
 
 
-def test_the_logged_terms_are_means_over_the_ranks():
-    assert run_processes(means_on_this_rank, 2) == [{"cls": 1.5, "iou": 4.0}] * 2
-    assert mean_over_ranks(terms_of(cls=0.25)) == {"cls": 0.25}
+def test_the_logged_terms_are_means_over_ranks_and_micro_batches():
+    assert run_processes(means_on_this_rank, 2) == [{"cls": 6.5, "iou": 4.0}] * 2
 
 
 # ---------------------------------------------------------------------------------------------- memory

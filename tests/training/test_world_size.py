@@ -96,7 +96,7 @@ def twenty_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tenso
         model.train()
         optimizer.zero_grad()
         outputs = model(task.inputs(batch).double())
-        sum(task.loss(outputs, batch.targets, Progress(step // 3, step, 7, 3)).values()).backward()
+        sum(task.loss(outputs, batch.targets, Progress(step // 3, step, step % 3, 7, 3)).values()).backward()
         reducer.reduce()
         optimizer.step()
     return model.state_dict()

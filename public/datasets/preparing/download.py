@@ -142,8 +142,8 @@ def only_process(folder):
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(f"another process is downloading into {folder}; wait for it, or stop it") from None
+        except BlockingIOError as error:
+            raise OSError(f"another process is downloading into {folder}; wait for it, or stop it") from error
         yield
     finally:
         os.close(handle)
@@ -300,7 +300,7 @@ def _cut(part, length):
         part.touch()
         os.truncate(part, length)
     except OSError as error:
-        raise _FinalError(f"{part} cannot be written: {error.strerror}") from None
+        raise _FinalError(f"{part} cannot be written: {error.strerror}") from error
 
 
 def _write(file, chunk, part):
@@ -311,7 +311,7 @@ def _write(file, chunk, part):
     except OSError as error:
         raise _FinalError(
             f"{part} could not be written ({error.strerror}); what was received stays, and the next call goes on from there"
-        ) from None
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------ unpacking
@@ -365,7 +365,7 @@ def extract(archive: Path, folder: Path, wanted: str) -> None:
         with tarfile.open(archive) as tar, tqdm(desc=f"unpacking {archive.name}", unit=" files", disable=None) as bar:
             tar.extractall(folder, filter=keep)
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive}: cannot be unpacked: {error}") from None
+        raise ValueError(f"{archive}: cannot be unpacked: {error}") from error
     except OSError as error:
         raise OSError(
             f"{archive} could not be unpacked into {folder} ({error}); nothing of it is left there"

@@ -49,8 +49,8 @@ def _is_complete(out: str, parameters: dict, what: str, description: str) -> boo
     try:
         with open(os.path.join(out, description), encoding="utf-8") as file:
             found = json.load(file)
-    except (FileNotFoundError, ValueError):
-        raise ValueError(f"{out} is not empty and holds no {description}: draw into another folder") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{out} is not empty and holds no {description}: draw into another folder") from error
     if found != parameters:
         raise ValueError(f"{out} holds {what} drawn with {found}, not with {parameters}: remove it or draw elsewhere")
     return True
