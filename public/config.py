@@ -188,7 +188,7 @@ def freeze(value: Any) -> Any:
 def thaw(frozen: Any, classes: dict[str, type]) -> Any:
     """The value that `freeze` wrote, built with `classes` {name: dataclass}.
 
-    A free field that is not there, because it is younger than the run, takes its default.
+    A field with a default that is not there, because it is younger than the run, takes it.
 
     Raises:
         ValueError: naming an unknown class, or the fields that are missing or unknown.
@@ -202,8 +202,8 @@ def thaw(frozen: Any, classes: dict[str, type]) -> Any:
     ((name, values),) = frozen.items()
     if name not in classes:
         raise ValueError(f"the settings name the class {name}, which is not among {', '.join(sorted(classes))}")
-    known = {f.name: bool(f.metadata.get("free")) for f in fields(classes[name])}
-    missing = sorted(field for field, is_free in known.items() if field not in values and not is_free)
+    known = {f.name: f.default is not dataclasses.MISSING for f in fields(classes[name])}
+    missing = sorted(field for field, has_default in known.items() if field not in values and not has_default)
     unknown = sorted(values.keys() - known.keys())
     if missing or unknown:
         raise ValueError(f"the settings of {name} do not fit its class: missing {missing}, unknown {unknown}")

@@ -47,7 +47,8 @@ class DetectionDataset(Dataset):
     """Training samples: read, stripped of what is not trained on, transformed.
 
     Crowd objects never reach the loss, difficult ones only if the set says so; they leave before the transforms, as in
-    the originals, so that no crop is chosen for their sake.  Images without objects stay.
+    the originals, so that no crop is chosen for their sake.  Images without objects stay.  Pictures that a transform mixes
+    in come from here too, treated alike.
 
     Args:
         on_bad_sample: "error" raises where a picture cannot be used; "skip" takes the one of `load_readable_sample` and
@@ -73,15 +74,29 @@ class DetectionDataset(Dataset):
         return len(self.annotations)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        sample, skipped = self.load(self.annotations, key.index)
+        skipped: list[str] = []
+        sample = apply_transforms(
+            self._trained(key.index, skipped),
+            self.transforms,
+            self.seed,
+            key,
+            load=lambda index: self._trained(index, skipped),
+            num_images=len(self),
+        )
+        sample = apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
+        sample.skipped = " ".join(dict.fromkeys(skipped)) or None
+        return sample
+
+    def _trained(self, index: int, skipped: list[str]) -> Sample:
+        """The picture `index` with the objects that are trained on; adds to `skipped` why another is in its place."""
+        sample, line = self.load(self.annotations, index)
         is_trained = ~sample.crowd
         if not self.annotations.use_difficult:
             is_trained &= ~sample.difficult
         for name in ("boxes", "labels", "difficult", "crowd"):
             setattr(sample, name, getattr(sample, name)[is_trained])
-        sample = apply_transforms(sample, self.transforms, self.seed, key)
-        sample = apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
-        sample.skipped = skipped
+        if line:
+            skipped.append(line)
         return sample
 
 

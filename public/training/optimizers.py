@@ -2,6 +2,9 @@
 
 Weight decay is chosen by the kind of a parameter, because the published recipes differ in it: PPYOLOE decays everything
 but its normalisation layers, YOLOX and PicoDet spare every bias as well.
+
+`lr_factors=(("backbone.", 0.1),)` multiplies the learning rate of the parameters whose names begin so; the first beginning
+that fits counts.  It alone has a default, none: pages from before it was there mean just that.
 """
 
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+LRFactors = tuple[tuple[str, float], ...]  # beginnings of parameters' names, and factors of the learning rate
 NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -19,9 +23,10 @@ class SGD:
     weight_decay: float
     decay_normalisation: bool  # whether scale and shift of BatchNorm, GroupNorm, LayerNorm are decayed
     decay_bias: bool  # whether the other biases are
+    lr_factors: LRFactors = ()
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias)
+        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
         return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
 
 
@@ -32,9 +37,10 @@ class AdamW:
     weight_decay: float
     decay_normalisation: bool
     decay_bias: bool
+    lr_factors: LRFactors = ()
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias)
+        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
         return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
 
 
@@ -45,34 +51,54 @@ class Adam:
     weight_decay: float  # added to the gradient (L2), not decoupled as in AdamW
     decay_normalisation: bool
     decay_bias: bool
+    lr_factors: LRFactors = ()
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias)
+        groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
         return torch.optim.Adam(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, decay_normalisation: bool, decay_bias: bool
+    model: nn.Module, weight_decay: float, decay_normalisation: bool, decay_bias: bool, lr_factors: LRFactors = ()
 ) -> list[dict[str, object]]:
-    """The trainable parameters of `model` in two groups, in the model's order: with and without weight decay.
+    """The trainable parameters of `model` in groups, in the model's order: by `lr_factor`, with and without weight decay.
 
     A parameter is a bias when it is called `bias`, outside normalisation layers.  One that several layers share counts
     once, with the first of them.
 
+    Args:
+        lr_factors: beginnings of parameters' names and the factor of their learning rate; the first that fits counts.
+
     Raises:
-        ValueError: when nothing is left to train.
+        ValueError: when nothing is left to train, or a beginning fits no trainable parameter.
     """
-    decayed, spared = [], []
+    factors = dict.fromkeys((1.0, *(float(factor) for _, factor in lr_factors)))
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {
+        (factor, is_decayed): [] for factor in factors for is_decayed in (True, False)
+    }
+    unused = {start for start, _ in lr_factors}
     seen: set[int] = set()
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
+            start, factor = _lr_factor(f"{prefix}.{name}" if prefix else name, lr_factors)
+            unused.discard(start)
             is_norm = isinstance(module, NORMALISATION)
             is_spared = (is_norm and not decay_normalisation) or (not is_norm and name == "bias" and not decay_bias)
-            (spared if is_spared else decayed).append(parameter)
-    if not decayed and not spared:
+            groups[factor, not is_spared].append(parameter)
+    if not seen:
         raise ValueError("every parameter is frozen: nothing is left to train")
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    if unused:
+        raise ValueError(f"lr_factors names {sorted(unused)}, but no trained parameter's name begins so")
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0, "lr_factor": factor}
+        for (factor, is_decayed), parameters in groups.items()
+        if parameters
+    ]
+
+
+def _lr_factor(name: str, lr_factors: LRFactors) -> tuple[str, float]:
+    """The beginning in `lr_factors` that fits the parameter `name`, and its factor; ("", 1) where none does."""
+    return next(((start, float(factor)) for start, factor in lr_factors if name.startswith(start)), ("", 1.0))

@@ -32,7 +32,7 @@ def apply_transforms(image: np.ndarray, transforms: tuple, seed: int, epoch: int
     Args:
         sample: the number of the sample, `sample_number(key)`.
     """
-    for name, transform in named(transforms):
+    for name, transform in named(transforms, epoch):
         draws = uniforms(stream_key(seed, epoch, name), np.array([sample]), transform.num_draws)
         image = transform(image, draws[0])
     return image

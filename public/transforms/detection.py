@@ -4,6 +4,11 @@
 and never writes into its input.  Images stay uint8: each transform rounds and clips.  Boxes are clipped to the picture,
 and an object whose box has no size left is dropped.
 
+A transform that mixes samples, such as mosaic, has a method `partners(rng, num_images)` as well: the indices of the
+pictures that it needs, drawn from the same stream.  It is called as `transform(sample, rng, partners)` with their samples,
+which are those of the data set before any transform.  Which pictures come together thus follows from the key, whatever a
+worker has read before.
+
 A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
 
 The parameters, and the order in which PPYOLOE and PicoDet use them, are those of PaddleDetection's readers.  Its
@@ -11,6 +16,7 @@ operators keep float32 images between the transforms; ours round to uint8 after 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -24,16 +30,39 @@ from public.transforms.objects import with_objects
 from public.transforms.rules import check, named
 
 
-def apply_transforms(sample: Sample, transforms: tuple, seed: int, key: SampleKey) -> Sample:
-    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, index, name)."""
-    for name, transform in named(transforms):
-        sample = transform(sample, stream(seed, "sample", key.epoch, key.index, name))
+def apply_transforms(
+    sample: Sample,
+    transforms: tuple,
+    seed: int,
+    key: SampleKey,
+    *,
+    load: Callable[[int], Sample] | None = None,
+    num_images: int = 0,
+) -> Sample:
+    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, index, name).
+
+    Args:
+        load: gives the sample of another picture by its index, as it is before the transforms, for those that mix samples.
+        num_images: of the set; indices are below it.
+
+    Raises:
+        ValueError: a transform mixes samples, and there is no `load` to get them by.
+    """
+    for name, transform in named(transforms, key.epoch):
+        rng = stream(seed, "sample", key.epoch, key.index, name)
+        if hasattr(transform, "partners"):
+            if load is None:
+                raise ValueError(f"{type(transform).__name__} mixes samples: it acts in a DetectionDataset only")
+            partners = [load(index) for index in transform.partners(rng, num_images)]
+            sample = transform(sample, rng, partners)
+        else:
+            sample = transform(sample, rng)
     return sample
 
 
 def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
     """`sample` after what each batch transform draws for its global batch, from (seed, "batch", epoch, batch, name)."""
-    for name, batch_transform in named(batch_transforms):
+    for name, batch_transform in named(batch_transforms, key.epoch):
         transform = batch_transform.draw(stream(seed, "batch", key.epoch, key.batch, name))
         sample = transform(sample, None)
     return sample

@@ -108,9 +108,10 @@ def draw_mix(batch_transforms: tuple, seed: int, epoch: int, batch: int, height:
     Raises:
         ValueError: there are several: the labels of a picture are mixed once.
     """
-    if len(batch_transforms) > 1:
+    acting = named(batch_transforms, epoch)
+    if len(acting) > 1:
         raise ValueError(f"batch_transforms {batch_transforms}: one at most; MixupOrCutMix chooses between the two")
-    for name, transform in named(batch_transforms):
+    for name, transform in acting:
         return transform.draw(stream(seed, "batch", epoch, batch, name), height, width)
     return NO_MIX
 

@@ -12,7 +12,7 @@ import torch
 from public.transforms.classification import RandomErasing, ReflectPadCrop
 from public.transforms.counter_stream import stream_key, uniforms
 from public.transforms.flip import RandomFlip
-from public.transforms.rules import named, reflect
+from public.transforms.rules import all_of, named, reflect
 
 
 def flip_batch(images: torch.Tensor, plan: torch.Tensor, transform: RandomFlip) -> torch.Tensor:
@@ -54,7 +54,7 @@ def check_transforms(transforms: tuple) -> None:
     Raises:
         ValueError: naming it and those that can.
     """
-    for transform in transforms:
+    for transform in all_of(transforms):
         if type(transform) not in IN_BATCHES:
             raise ValueError(
                 f"{type(transform).__name__} cannot be done in batches on a device, only "
@@ -74,7 +74,7 @@ def transform_batch(
         ValueError: a transform cannot be done in batches.
     """
     check_transforms(transforms)
-    for name, transform in named(transforms):
+    for name, transform in named(transforms, epoch):
         draws = uniforms(stream_key(seed, epoch, name), samples, transform.num_draws)  # (B, D)
         plan = torch.from_numpy(transform.plan(draws, *images.shape[1:3]))  # (B, P)
         images = IN_BATCHES[type(transform)](images, send(plan, images.device), transform)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from public.config import replace
 from public.training.freezing import batchnorm_layers, freeze_parameters
 from public.training.optimizers import SGD, Adam, AdamW, parameter_groups
+from tests.helpers.small_task import make_trainer, run_steps
 
 SGD_VALUES = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.1}
 FLAGS = {"decay_normalisation": False, "decay_bias": True}
@@ -169,3 +171,70 @@ def test_building_changes_nothing_in_the_model():
     before = copy.deepcopy(model.state_dict())
     SGD(**SGD_VALUES, **FLAGS).build(model, lr=0.1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------------------------------------- factors of the rate
+
+
+def factors(model: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
+    """(factor of the learning rate, weight decay) of each parameter by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: (group["lr_factor"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_lr_factors_go_by_the_beginning_of_the_name_and_leave_weight_decay_alone():
+    model = Small()
+    plain = factors(model, parameter_groups(model, 0.25, False, True))
+    found = factors(
+        model, parameter_groups(model, 0.25, False, True, (("conv.bias", 3), ("conv", 0.1), ("group.", 0.0)))
+    )
+    assert found.keys() == plain.keys()
+    assert {decay for _, decay in plain.values()} == {0.0, 0.25}
+    for name, (factor, decay) in found.items():
+        expected = {"conv.bias": 3.0, "conv.weight": 0.1, "group.weight": 0.0, "group.bias": 0.0}.get(name, 1.0)
+        assert (factor, decay) == (expected, plain[name][1]), name
+
+
+def test_a_beginning_that_fits_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"lr_factors names \['backbone\.'\]"):
+        parameter_groups(Small(), 0.1, False, True, (("head.", 0.5), ("backbone.", 0.1)))
+    frozen = Small()
+    freeze_parameters(frozen, ("conv",))
+    with pytest.raises(ValueError, match=r"\['conv\.'\]"):
+        parameter_groups(frozen, 0.1, False, True, (("conv.", 0.1),))
+
+
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_a_factor_is_another_learning_rate_of_these_parameters(optimizer, config, tmp_path):
+    """The loop's steps with a factor are those of torch's optimizer with that learning rate, and 1 changes no bit."""
+    values = {"weight_decay": 0.1, **FLAGS} | (
+        {"momentum": 0.9, "nesterov": False} if optimizer is SGD else {"betas": (0.9, 0.999), "eps": 1e-8}
+    )
+
+    def trained(lr_factors, lr=config.lr) -> nn.Module:
+        settings = replace(
+            config,
+            num_pictures=0,
+            ema=None,
+            lr=lr,
+            clip_norm=None,
+            optimizer=optimizer(**values, lr_factors=lr_factors),
+        )
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 1, 3))
+        trainer = make_trainer(settings, model, tmp_path)
+        run_steps(trainer, 4)
+        return model
+
+    plain, one, tenth = trained(()), trained((("0.", 1.0),)), trained((("0.", 0.1), ("1.", 0.1)))
+    slow = trained((), lr=config.lr * 0.1)
+    for a, b in zip(plain.parameters(), one.parameters()):
+        assert torch.equal(a, b)
+    for a, b, c in zip(tenth.parameters(), slow.parameters(), plain.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(a, c)
+    mixed = trained((("0.", 0.0),))
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 2, 3)
+    assert torch.equal(mixed[0].weight, first.weight), "a factor of 0 leaves them as they were"
+    assert not torch.equal(mixed[1].weight, plain[1].weight)
