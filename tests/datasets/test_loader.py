@@ -25,7 +25,7 @@ from public.loading.detection import (
     make_detection_loader,
 )
 from public.loading.samplers import EvalBatches, TrainBatches
-from public.loading.workers import DeadWorkerError, forbid_global_random
+from public.loading.workers import DeadWorkerError, forbid_global_random, make_loader
 from public.random_streams import stream
 from public.transforms.detection import BatchRandomResize, ColorDistort, RandomCrop, RandomExpand, Resize
 from public.transforms.flip import RandomFlip
@@ -523,7 +523,7 @@ def _raise_image_error():
 def test_a_dead_worker_is_told_of_where_its_batch_is_missed(end, error, text):
     before = signal.getsignal(signal.SIGCHLD)
     batches = EvalBatches(num_images=10, batch_size=1, rank=0, world_size=1)
-    loader = make_detection_loader(
+    loader = make_loader(
         _Ends(end), batches, num_workers=2, prefetch_factor=1, pin_memory=False, collate_fn=lambda samples: samples[0]
     )
     seen = []
