@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from public import config as settings
+from public.settings import describe_type, plain_type
 
 SCALARS = (bool, int, float, str)
 
@@ -129,7 +130,7 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
     )  # torch.distributed.launch passes it; the environment has it
 
     group = parser.add_argument_group("settings of the experiment, with their present values")
-    hints = typing.get_type_hints(type(config))
+    hints = {n: plain_type(h) for n, h in typing.get_type_hints(type(config), include_extras=True).items()}
     for f in fields(config):
         convert = _converter(hints[f.name])
         if convert is not None:
@@ -140,7 +141,7 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
                 type=convert,
                 **alone,
                 default=_KEEP,
-                metavar=settings.describe_type(hints[f.name]).replace(" or ", "|"),
+                metavar=describe_type(hints[f.name]).replace(" or ", "|"),
                 help=f"{getattr(config, f.name)}{free}".replace("%", "%%"),
             )
     return parser
@@ -150,14 +151,12 @@ def _converter(hint: Any) -> Any:
     """A function from a word of the command line to a value of the type `hint`; None for types without a flag."""
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
-        return _named(lambda word: _one_of(word, choices), settings.describe_type(hint))
+        return _named(lambda word: _one_of(word, choices), describe_type(hint))
     if hint in SCALARS:
-        return _named(lambda word: _scalar(word, hint), settings.describe_type(hint))
+        return _named(lambda word: _scalar(word, hint), describe_type(hint))
     if type(None) in choices and all(c in (*SCALARS, type(None)) for c in choices):
         (inner,) = (c for c in choices if c is not type(None))
-        return _named(
-            lambda word: None if word.lower() == "none" else _scalar(word, inner), settings.describe_type(hint)
-        )
+        return _named(lambda word: None if word.lower() == "none" else _scalar(word, inner), describe_type(hint))
     return None
 
 

@@ -10,10 +10,16 @@ provides.  JSON never names a class to be imported.
 """
 
 import dataclasses
-import math
-import typing
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from public.settings import Count, Different, IsA, Name, Natural, NonNegative, NotEmpty, Offers, Positive, check
+
+DetectionData = Annotated[Any, Offers("read", "Voc(...) or Coco(...)")]
+ClassificationData = Annotated[Any, Offers("read", "Cifar(...) or ImageFolder(...)")]
+Transform = Annotated[Any, Offers("__call__", "RandomFlip(...)")]
+Metric = Literal["coco", "voc", "voc07"]  # 12 numbers by pycocotools, AP by area, AP at 11 points
+BatchTransform = Annotated[Any, Offers("draw", "BatchRandomResize(...) or MixupOrCutMix(...)")]
 
 
 def free(default: Any) -> Any:
@@ -25,73 +31,61 @@ def free(default: Any) -> Any:
 class TrainingConfig:
     """What detection and classification have in common.  Steps are optimizer steps; an epoch has images // batch_size."""
 
-    seed: int
-    epochs: int
-    batch_size: int  # images in one optimizer step, over all processes and micro-batches
-    accumulate: int  # micro-batches that a process makes of its share; each is normalised by its own objects
-    lr: float  # the peak learning rate, for exactly this batch_size
-    optimizer: Any  # public.training.optimizers: SGD(...), AdamW(...)
-    schedule: Any  # public.training.schedules: WarmupCosine(...), WarmupMultiStep(...)
-    clip_norm: float | None  # largest gradient norm, None: no clipping
-    ema: Any  # public.training.ema: EMA(...), or None
-    starting_weights: str | None  # a checkpoint, relative to the repository; None: the model's own initial values
+    seed: Natural
+    epochs: Count
+    batch_size: Count  # images in one optimizer step, over all processes and micro-batches
+    accumulate: Count  # micro-batches that a process makes of its share; each is normalised by its own objects
+    lr: Positive  # the peak learning rate, for exactly this batch_size
+    optimizer: Annotated[Any, Offers("build", "SGD(...) or AdamW(...)")]  # public.training.optimizers
+    schedule: Annotated[Any, Offers("factor", "WarmupCosine(...) or WarmupMultiStep(...)")]  # public.training.schedules
+    clip_norm: Positive | None  # largest gradient norm, None: no clipping
+    ema: Annotated[Any, Offers("build", "EMA(...)")] | None  # public.training.ema
+    starting_weights: Name | None  # a checkpoint, relative to the repository; None: the model's own initial values
     backbone_only: bool  # take the backbone alone from the starting weights
-    freeze: tuple[str, ...]  # modules or parameters that are not trained, such as "backbone.stem"
-    freeze_batchnorm: tuple[str, ...]  # modules whose BatchNorm layers keep their running statistics
+    freeze: tuple[Name, ...]  # modules or parameters that are not trained, such as "backbone.stem"
+    freeze_batchnorm: tuple[Name, ...]  # modules whose BatchNorm layers keep their running statistics
     sync_batchnorm: bool  # with several processes: statistics of the whole batch
     precision: Literal["float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
     deterministic: bool
-    threads: int  # compute threads of each process
+    threads: Count  # compute threads of each process
     tf32: bool  # in cuDNN's convolutions
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 matrix products, in torch's words
-    evaluation_interval: int  # epochs between evaluations; the last epoch is always evaluated
-    evaluation_batch_size: int
-    best_metric: str  # the metric that decides which weights are the best; higher is better
-    early_stop: int | None  # stop after so many evaluations in a row without a new best; None: never
+    evaluation_interval: Count  # epochs between evaluations; the last epoch is always evaluated
+    evaluation_batch_size: Count
+    best_metric: Name  # the metric that decides which weights are the best; higher is better
+    early_stop: Count | None  # stop after so many evaluations in a row without a new best; None: never
 
-    num_workers: int | None = free(None)  # loader processes; None: the cores that the compute threads leave
-    prefetch_factor: int = free(4)  # batches that each worker prepares ahead
+    num_workers: Natural | None = free(None)  # loader processes; None: the cores that the compute threads leave
+    prefetch_factor: Count = free(4)  # batches that each worker prepares ahead
     pin_memory: bool = free(True)
-    print_interval: int = free(20)  # steps between two lines of the log
-    checkpoint_minutes: float = free(10.0)  # minutes between two checkpoints within an epoch
-    digest_interval: int = free(100)  # steps between two digests of the weights in digests.jsonl
-    num_pictures: int = free(4)  # training batches, and validation images, that are drawn
+    print_interval: Count = free(20)  # steps between two lines of the log
+    checkpoint_minutes: NonNegative = free(10.0)  # minutes between two checkpoints within an epoch
+    digest_interval: Count = free(100)  # steps between two digests of the weights in digests.jsonl
+    num_pictures: Natural = free(4)  # training batches, and validation images, that are drawn
 
     def __post_init__(self) -> None:
-        check_types(self)
-        lowest = {
-            **dict.fromkeys(("epochs", "batch_size", "accumulate", "threads", "evaluation_interval"), 1),
-            **dict.fromkeys(("evaluation_batch_size", "early_stop", "prefetch_factor", "print_interval"), 1),
-            "digest_interval": 1,
-            **dict.fromkeys(("seed", "num_workers", "checkpoint_minutes", "num_pictures"), 0),
-        }
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
-        for name in ("lr", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be a positive number")
+        check(self)
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+            raise ValueError(
+                f"{type(self).__name__}.batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig(TrainingConfig):
     """A detection experiment."""
 
-    detector: Any  # public.families: PPYOLOE(...), ...
-    input: Any  # public.input.InputSpec
-    train_data: Any  # public.datasets: Voc(...), Coco(...)
-    val_data: Any  # the set that chooses the best weights
-    test_data: Any  # scored once, by `./test.sh --split test`; None: there is none
-    train_transforms: tuple  # on a sample, in this order
-    batch_transforms: tuple  # drawn once for a global batch
+    detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
+    input: Annotated[Any, IsA("InputSpec")]  # public.input
+    train_data: DetectionData  # public.datasets
+    val_data: DetectionData  # the set that chooses the best weights
+    test_data: DetectionData | None  # scored once, by `./test.sh --split test`; None: there is none
+    train_transforms: tuple[Transform, ...]  # on a sample, in this order
+    batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch
     on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
-    metrics: tuple[str, ...]  # "coco" (12 numbers, by pycocotools), "voc" (area) and "voc07" (11 points)
+    metrics: Annotated[tuple[Metric, ...], NotEmpty(), Different()]
 
     @property
     def network_settings(self) -> Any:
@@ -103,14 +97,14 @@ class DetectionConfig(TrainingConfig):
 class ClassificationConfig(TrainingConfig):
     """A classification experiment.  Its metrics are those of public/evaluation/topk.py."""
 
-    classifier: Any  # public.families: ImageClassifier(...)
-    input: Any  # public.classification_input.ClassificationInput
-    train_data: Any  # public.datasets: Cifar(...), ImageFolder(...)
-    val_data: Any  # the set that chooses the best weights
-    test_data: Any  # scored once, by `./test.sh --split test`; None: there is none
-    train_transforms: tuple  # on a sample, in this order
-    batch_transforms: tuple  # drawn once for a global batch: public.transforms.mixing, one at most
-    repeats: int  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
+    classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
+    input: Annotated[Any, IsA("ClassificationInput")]  # public.input
+    train_data: ClassificationData  # public.datasets
+    val_data: ClassificationData  # the set that chooses the best weights
+    test_data: ClassificationData | None  # scored once, by `./test.sh --split test`; None: there is none
+    train_transforms: tuple[Transform, ...]  # on a sample, in this order
+    batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch: public.transforms.mixing, one at most
+    repeats: Count  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
     on_bad_sample: Literal["error", "skip"]  # a picture that cannot be used: stop, or go on without it
     best_metric: Literal[
         "top1_accuracy", "top5_accuracy"
@@ -118,53 +112,10 @@ class ClassificationConfig(TrainingConfig):
 
     data_on_device: bool = free(False)  # keep a set that is in memory on the device; the same pixels
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}; it must be at least 1")
-
     @property
     def network_settings(self) -> Any:
         """What builds model and loss."""
         return self.classifier
-
-
-def check_types(config: TrainingConfig) -> None:
-    """Compares every field of a plain type with its annotation.
-
-    Raises:
-        TypeError: naming the field, its value and the type it must have.
-    """
-    hints = typing.get_type_hints(type(config))
-    for f in fields(config):
-        value, hint = getattr(config, f.name), hints[f.name]
-        if not _fits(value, hint):
-            raise TypeError(f"{f.name} is {value!r}; it must be {describe_type(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is Any:
-        return True
-    if typing.get_origin(hint) is Literal:
-        return value in typing.get_args(hint)
-    if hint is tuple or typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple)
-    if typing.get_args(hint):  # a union
-        return any(_fits(value, choice) for choice in typing.get_args(hint))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def describe_type(hint: Any) -> str:
-    """A type hint in a user's words."""
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(str, typing.get_args(hint)))
-    if typing.get_args(hint) and typing.get_origin(hint) is not tuple:
-        return " or ".join(describe_type(choice) for choice in typing.get_args(hint))
-    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 # ---------------------------------------------------------------------------------------------- freeze and thaw

@@ -7,15 +7,16 @@ exported models alike.  In training the transforms take the place of `prepare`; 
 B batch, H W height and width of the original picture, h w of the network's input.
 """
 
-import math
 import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+
+from public.settings import Count, OneOf, Positive, Within, check
 
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
@@ -26,6 +27,9 @@ INTERPOLATIONS = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
+
+
+Interpolation = Annotated[str, OneOf(tuple(INTERPOLATIONS))]
 
 
 class ImageError(ValueError):
@@ -56,31 +60,16 @@ class InputSpec:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[int, int]
-    resize: str
-    interpolation: str
-    padding: int
-    color_order: str
-    scale: float
+    size: tuple[Count, Count]
+    resize: Literal["stretch", "letterbox"]
+    interpolation: Interpolation
+    padding: Annotated[int, Within(0, 255)]
+    color_order: Literal["rgb", "bgr"]
+    scale: Positive
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
-    def __post_init__(self):
-        choices = {"resize": ("stretch", "letterbox"), "color_order": ("rgb", "bgr")}
-        choices["interpolation"] = tuple(INTERPOLATIONS)
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"InputSpec.{field} is {getattr(self, field)!r}, has to be one of {allowed}")
-        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
-            raise ValueError(f"InputSpec.size is {self.size!r}, has to be (height, width) in whole positive pixels")
-        if not isinstance(self.padding, int) or not 0 <= self.padding <= 255:
-            raise ValueError(f"InputSpec.padding is {self.padding!r}, has to be a whole grey value from 0 to 255")
-        for field in ("mean", "std"):
-            values = getattr(self, field)
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise ValueError(f"InputSpec.{field} is {values!r}, has to be three finite numbers, one a channel")
-        if not all(value > 0 for value in (*self.std, self.scale)) or not math.isfinite(self.scale):
-            raise ValueError(f"InputSpec.scale is {self.scale!r} and std {self.std!r}, all have to be positive")
+    __post_init__ = check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,26 +87,17 @@ class ClassificationInput:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[int, int]
-    shorter_side: int
-    interpolation: str
-    color_order: str
-    scale: float
+    size: tuple[Count, Count]
+    shorter_side: Count
+    interpolation: Interpolation
+    color_order: Literal["rgb", "bgr"]
+    scale: Positive
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
     def __post_init__(self):
-        InputSpec(  # checks what the two have in common
-            size=self.size,
-            resize="stretch",
-            interpolation=self.interpolation,
-            padding=0,
-            color_order=self.color_order,
-            scale=self.scale,
-            mean=self.mean,
-            std=self.std,
-        )
-        if not isinstance(self.shorter_side, int) or self.shorter_side < max(self.size):
+        check(self)
+        if self.shorter_side < max(self.size):
             raise ValueError(
                 f"ClassificationInput.shorter_side is {self.shorter_side!r}, has to be whole pixels, at least the sides of "
                 f"size {self.size}"

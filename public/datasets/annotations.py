@@ -17,6 +17,7 @@ import numpy as np
 
 from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
 from public.input import ImageError
+from public.settings import SettingError
 
 SHOWN_CLASSES = 20  # with more of them a message names the first
 
@@ -362,11 +363,11 @@ def refuse_text(what: str, **fields) -> None:
     """Refuses a text where names in a tuple have to stand: ("cat") is one, and would be read letter by letter.
 
     Raises:
-        ValueError: naming the field and its value.
+        SettingError: naming the field and its value.
     """
     for name, value in fields.items():
         if isinstance(value, str):
-            raise ValueError(f"{what}.{name} is the text {value!r}; a tuple of one name has a comma: ({value!r},)")
+            raise SettingError(f"{what}.{name} is the text {value!r}; a tuple of one name has a comma: ({value!r},)")
 
 
 def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] | None, where: str):

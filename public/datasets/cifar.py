@@ -14,13 +14,14 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from public.datasets.annotations import agree_on_classes
 from public.datasets.classification_set import ClassificationSet
 from public.safe_pickle import PickleMachine, SavedArray, kind_of
+from public.settings import Name, check
 
 SIDE = 32  # pixels
 MAX_INSTRUCTIONS = 2_000_000  # CIFAR-100's 50,000 pictures take 200,000
@@ -68,12 +69,10 @@ class Cifar:
         split: "train" or "test".
     """
 
-    archive: str
-    split: str
+    archive: Name
+    split: Literal["train", "test"]
 
-    def __post_init__(self):
-        if self.split not in ("train", "test"):
-            raise ValueError(f"Cifar.split is {self.split!r}, has to be 'train' or 'test'")
+    __post_init__ = check
 
     def read(self, data_root: str | os.PathLike, class_names: tuple[str, ...] | None = None) -> ClassificationSet:
         """Reads all pictures of the split into memory.

@@ -21,6 +21,7 @@ from public.datasets.annotations import (
     refuse_text,
 )
 from public.datasets.defects import Defect, OnDefect, stop
+from public.settings import Name, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,14 @@ class Coco:
         keep_empty_images: whether images without an object to train on (nothing, or crowd only) stay in the set.
     """
 
-    annotations: str
+    annotations: Name
     images: str
-    classes: tuple[str, ...] | None
+    classes: tuple[Name, ...] | None
     keep_empty_images: bool
 
     def __post_init__(self):
         refuse_text("Coco", classes=self.classes)
+        check(self)
 
     def read(
         self,

@@ -7,13 +7,16 @@ val_data=Split(data=Voc(...), part="val", val_fraction=0.1, seed=0)
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from public.datasets.annotations import Annotations
 from public.datasets.defects import OnDefect, stop
 from public.random_streams import derive
+from public.settings import Natural, NotEmpty, Offers, Within, check
+
+DataSet = Annotated[Any, Offers("read", "Voc(...) or Coco(...)")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +33,9 @@ class Joined:
         sets: `Voc`, `Coco`, `Joined` or `Split`; each leaves its empty images out or not, as it says itself.
     """
 
-    sets: tuple[Any, ...]
+    sets: Annotated[tuple[DataSet, ...], NotEmpty()]
 
-    def __post_init__(self):
-        if not isinstance(self.sets, tuple) or not self.sets:
-            raise ValueError(f"Joined.sets is {self.sets!r}, has to be a tuple of at least one data set")
+    __post_init__ = check
 
     def read(
         self,
@@ -120,16 +121,12 @@ class Split:
         seed: of this split alone; the run's seed has no part in it.
     """
 
-    data: Any
-    part: str
-    val_fraction: float
-    seed: int
+    data: DataSet
+    part: Literal["train", "val"]
+    val_fraction: Annotated[float, Within(0, 1, without_low=True, without_high=True)]
+    seed: Natural
 
-    def __post_init__(self):
-        if self.part not in ("train", "val"):
-            raise ValueError(f"Split.part is {self.part!r}, has to be 'train' or 'val'")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"Split.val_fraction is {self.val_fraction!r}, has to lie between 0 and 1")
+    __post_init__ = check
 
     def read(
         self,

@@ -12,6 +12,7 @@ from public.datasets.annotations import agree_on_classes
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.imagenet_names import are_folder_names, imagenet_words
 from public.datasets.voc import PICTURE_EXTENSIONS
+from public.settings import Count, Name, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,12 @@ class ImageFolder:
         num_classes: how many there have to be, 1000 where the recipe says ImageNet; None takes any number.
     """
 
-    folder: str
-    classes: tuple[str, ...] | None
-    num_classes: int | None
+    folder: Name
+    classes: tuple[Name, ...] | None
+    num_classes: Count | None
 
     def __post_init__(self):
+        check(self)
         if self.classes is not None and not self.classes:
             raise ValueError("ImageFolder.classes names no class; None takes all class folders")
         if self.classes is not None and self.num_classes not in (None, len(self.classes)):

@@ -11,7 +11,7 @@ import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from public.datasets.annotations import (
     refuse_text,
 )
 from public.datasets.defects import Defect, OnDefect, stop
+from public.settings import Name, NotEmpty, check
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -51,13 +52,14 @@ class Voc:
             not trained on) stay in the set.
     """
 
-    sources: tuple[str, ...]
-    classes: tuple[str, ...] | None
+    sources: Annotated[tuple[Name, ...], NotEmpty()]
+    classes: tuple[Name, ...] | None
     use_difficult: bool
     keep_empty_images: bool
 
     def __post_init__(self):
         refuse_text("Voc", sources=self.sources, classes=self.classes)
+        check(self)
 
     def read(
         self,

@@ -8,20 +8,23 @@ from torch import nn
 from public.losses.cross_entropy import CrossEntropyLoss
 from public.models.backbones import build
 from public.models.image_classifier import Classifier
+from public.settings import Count, Fraction, Name, Probability, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageClassifier:
     """Every number of a classifier that decides a result; what each network is stands in its family's file."""
 
-    network: str  # a name of `public.models.backbones.NETWORKS`, such as resnet18_cifar
-    num_classes: int
-    in_chans: int  # channels of the images, 3 for those of an InputSpec
-    dropout: float  # on the features, in training
-    drop_path: float  # of stochastic depth: the rate of the last block; 0 where the family has none
+    network: Name  # a name of `public.models.backbones.NETWORKS`, such as resnet18_cifar
+    num_classes: Count
+    in_chans: Count  # channels of the images, 3 for those of an InputSpec
+    dropout: Probability  # on the features, in training
+    drop_path: Fraction  # of stochastic depth: the rate of the last block; 0 where the family has none
     zero_init: bool  # the last BatchNorm of each residual branch starts at 0
-    label_smoothing: float
-    options: tuple[tuple[str, Any], ...]  # further keywords of the family's `build`, such as ("bn_eps", 1e-3)
+    label_smoothing: Fraction
+    options: tuple[tuple[Name, Any], ...]  # further keywords of the family's `build`, such as ("bn_eps", 1e-3)
+
+    __post_init__ = check
 
     def build_model(self) -> Classifier:
         """A new network in train mode; its initial values come from torch's global generator.

@@ -4,6 +4,7 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import nn
 
@@ -14,7 +15,9 @@ from public.losses.ppyoloe import PPYOLOELoss
 from public.models.backbone import Backbone
 from public.models.backbones.cspresnet import BLOCKS, CHANNELS, CSPResNet, scaled
 from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
+from public.models.layers import Activation
 from public.models.necks.csp_pan import CSPPAN
+from public.settings import Count, Counts, Different, Natural, NonNegative, Positive, Probability, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,37 +25,39 @@ class PPYOLOE:
     """Every number of a PPYOLOE that decides a result."""
 
     # network
-    depth: float  # factor of the block counts
-    width: float  # factor of the channel counts
+    depth: Positive  # factor of the block counts
+    width: Positive  # factor of the channel counts
     use_alpha: bool  # a learnt factor on the 1x1 branches of the backbone: PPYOLOE+
-    activation: str
-    backbone_channels: tuple[int, ...]  # of the stem and the four stages at width 1
-    backbone_blocks: tuple[int, ...]  # of the four stages at depth 1
-    neck_channels: tuple[int, ...]  # of the strides 32, 16, 8 at width 1
-    neck_blocks: int  # at depth 1
-    num_classes: int
-    strides: tuple[int, ...]  # in the order of the outputs
-    reg_max: int  # largest distance from a point to a side, in strides
+    activation: Activation
+    backbone_channels: tuple[Count, Count, Count, Count, Count]  # of the stem and the four stages at width 1
+    backbone_blocks: tuple[Count, Count, Count, Count]  # of the four stages at depth 1
+    neck_channels: tuple[Count, Count, Count]  # of the strides 32, 16, 8 at width 1
+    neck_blocks: Count  # at depth 1
+    num_classes: Count
+    strides: Annotated[Counts, Different()]  # in the order of the outputs
+    reg_max: Count  # largest distance from a point to a side, in strides
 
     # assigners and loss
-    grid_cell_scale: float  # side of the static assigner's cells, in strides
-    grid_cell_offset: float  # place of a point in its cell
-    static_assigner_epochs: int  # epochs of ATSS before the task-aligned assigner takes over
-    atss_top_k: int  # candidates a level
-    tal_top_k: int
-    tal_alpha: float
-    tal_beta: float
-    varifocal_alpha: float
-    varifocal_gamma: float
-    loss_weight_cls: float
-    loss_weight_iou: float
-    loss_weight_dfl: float
+    grid_cell_scale: Positive  # side of the static assigner's cells, in strides
+    grid_cell_offset: Probability  # place of a point in its cell
+    static_assigner_epochs: Natural  # epochs of ATSS before the task-aligned assigner takes over
+    atss_top_k: Count  # candidates a level
+    tal_top_k: Count
+    tal_alpha: NonNegative
+    tal_beta: NonNegative
+    varifocal_alpha: NonNegative
+    varifocal_gamma: NonNegative
+    loss_weight_cls: NonNegative
+    loss_weight_iou: NonNegative
+    loss_weight_dfl: NonNegative
 
     # decoder
-    score_threshold: float
-    nms_iou: float
-    nms_top_k: int  # candidates a class
-    keep_top_k: int  # detections an image
+    score_threshold: Probability
+    nms_iou: Probability
+    nms_top_k: Count  # candidates a class
+    keep_top_k: Count  # detections an image
+
+    __post_init__ = check
 
     def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEModel:
         """A new network in train mode; its initial values come from torch's global generator.

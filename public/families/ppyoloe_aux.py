@@ -4,6 +4,7 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; the auxiliary hea
 """
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -11,16 +12,17 @@ from public.families.ppyoloe import PPYOLOE, crn_coco
 from public.losses.ppyoloe_aux import PPYOLOEAuxLoss
 from public.models.backbone import Backbone
 from public.models.detectors.ppyoloe_aux import PPYOLOEAuxHead, PPYOLOEAuxModel
+from public.settings import Count, Natural, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPYOLOEAux(PPYOLOE):
     """Every number of a PPYOLOE with an auxiliary neck and head that decides a result."""
 
-    head_attention: str  # convolution of the head's attention: conv (1x1) or repvgg
-    aux_channels: int  # of the auxiliary head's branches, whatever the width
-    aux_detach_epoch: int  # from this epoch on the auxiliary branch no longer trains backbone and neck
-    tal_centre_radius: float  # an object claims points nearer than this to its centre, in strides
+    head_attention: Literal["conv", "repvgg"]  # convolution of the head's attention: conv (1x1) or repvgg
+    aux_channels: Count  # of the auxiliary head's branches, whatever the width
+    aux_detach_epoch: Natural  # from this epoch on the auxiliary branch no longer trains backbone and neck
+    tal_centre_radius: Positive  # an object claims points nearer than this to its centre, in strides
 
     def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEAuxModel:
         """A new network in train mode; see `PPYOLOE.build_model`."""

@@ -9,12 +9,14 @@ Legend: B batch, C channels, H W height and width.
 import math
 from collections import OrderedDict
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from public.models.activations import AconC, MetaAcon
+from public.settings import OneOf
 
 ACTIVATIONS = {
     "silu": nn.SiLU,
@@ -26,6 +28,9 @@ ACTIVATIONS = {
     "none": nn.Identity,
 }
 LEARNT_ACTIVATIONS = {"acon_c": AconC, "meta_acon": MetaAcon}  # with parameters for each channel
+
+
+Activation = Annotated[str, OneOf((*ACTIVATIONS, *LEARNT_ACTIVATIONS))]
 
 
 def make_activation(name: str, channels: int | None = None) -> nn.Module:

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from public.settings import Fraction, check
+
 
 @dataclass(frozen=True, kw_only=True)
 class EMA:
     """The settings of the average."""
 
-    decay: float
+    decay: Fraction
+
+    __post_init__ = check
 
     def build(self, model: nn.Module) -> "ModelEMA":
         return ModelEMA(model=model, decay=self.decay)

@@ -12,18 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-LRFactors = tuple[tuple[str, float], ...]  # beginnings of parameters' names, and factors of the learning rate
+from public.settings import Fraction, Name, NonNegative, Positive, check
+
+LRFactors = tuple[tuple[Name, NonNegative], ...]  # beginnings of parameters' names, and factors of the learning rate
 NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    momentum: float
+    momentum: Fraction
     nesterov: bool
-    weight_decay: float
+    weight_decay: NonNegative
     decay_normalisation: bool  # whether scale and shift of BatchNorm, GroupNorm, LayerNorm are decayed
     decay_bias: bool  # whether the other biases are
     lr_factors: LRFactors = ()
+
+    __post_init__ = check
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
@@ -32,12 +36,14 @@ class SGD:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
+    betas: tuple[Fraction, Fraction]
+    eps: Positive
+    weight_decay: NonNegative
     decay_normalisation: bool
     decay_bias: bool
     lr_factors: LRFactors = ()
+
+    __post_init__ = check
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
@@ -46,12 +52,14 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float  # added to the gradient (L2), not decoupled as in AdamW
+    betas: tuple[Fraction, Fraction]
+    eps: Positive
+    weight_decay: NonNegative  # added to the gradient (L2), not decoupled as in AdamW
     decay_normalisation: bool
     decay_bias: bool
     lr_factors: LRFactors = ()
+
+    __post_init__ = check
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)

@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from public.settings import NonNegative, Positive, Probability, Rising, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +16,12 @@ class WarmupCosine:
     ends at a learning rate above the lowest.  After PaddleDetection's CosineDecay with LinearWarmup.
     """
 
-    warmup_epochs: float
-    warmup_start: float  # factor of the learning rate at step 0
-    horizon_epochs: float
-    min_factor: float  # lowest factor of the cosine
+    warmup_epochs: NonNegative
+    warmup_start: NonNegative  # factor of the learning rate at step 0
+    horizon_epochs: Positive
+    min_factor: Probability  # lowest factor of the cosine
+
+    __post_init__ = check
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         warmup, horizon = self.warmup_epochs * steps_per_epoch, self.horizon_epochs * steps_per_epoch
@@ -30,10 +35,12 @@ class WarmupCosine:
 class WarmupMultiStep:
     """Linear warm-up as in WarmupCosine, then the factor `gamma` for each milestone (in epochs) that is reached."""
 
-    warmup_epochs: float
-    warmup_start: float
-    milestones: tuple[float, ...]
-    gamma: float
+    warmup_epochs: NonNegative
+    warmup_start: NonNegative
+    milestones: Annotated[tuple[Positive, ...], Rising()]
+    gamma: Positive
+
+    __post_init__ = check
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         warmup = self.warmup_epochs * steps_per_epoch

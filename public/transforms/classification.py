@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from public.input import INTERPOLATIONS
+from public.input import INTERPOLATIONS, Interpolation
+from public.settings import Color, Count
 
 # The four changes of colour are those of detection's ColorDistort.
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation
 from public.transforms.counter_stream import NUMBERS_A_SAMPLE, stream_key, uniforms
-from public.transforms.rules import check, check_color, check_size, named
+from public.transforms.rules import check, named
 
 
 def apply_transforms(image: np.ndarray, transforms: tuple, seed: int, epoch: int, sample: int) -> np.ndarray:
@@ -43,13 +44,12 @@ class ReflectPadCrop:
     """Mirrors `padding` pixels out over each edge and cuts `size` (height, width) out at a random place."""
 
     padding: int
-    size: tuple[int, int]
+    size: tuple[Count, Count]
 
     num_draws = 2
 
     def __post_init__(self):
         check(self, padding=(0, math.inf))
-        check_size(self)
 
     def plan(self, draws: np.ndarray, height: int, width: int) -> np.ndarray:
         """(B, 2): top and left of the cut in pixels of the padded picture.
@@ -91,12 +91,11 @@ class RandomErasing:
     prob: float
     area: tuple[float, float]
     aspect_ratio: tuple[float, float]
-    fill: tuple[int, int, int]
+    fill: Color
     num_attempts: int
 
     def __post_init__(self):
         check(self, prob=(0, 1), area=(0, 1), aspect_ratio=(1e-6, math.inf), num_attempts=(1, _most_attempts(1)))
-        check_color(self, "fill")
 
     @property
     def num_draws(self) -> int:
@@ -163,17 +162,14 @@ class RandomResizedCrop:
         interpolation: of `INTERPOLATIONS`; "area" is done as "linear" where the part is enlarged.
     """
 
-    size: tuple[int, int]
+    size: tuple[Count, Count]
     area: tuple[float, float]
     aspect_ratio: tuple[float, float]
-    interpolation: str
+    interpolation: Interpolation
     num_attempts: int
 
     def __post_init__(self):
         check(self, area=(0, 1), aspect_ratio=(1e-6, math.inf), num_attempts=(1, _most_attempts(0)))
-        check_size(self)
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {self.interpolation!r} has to be one of {tuple(INTERPOLATIONS)}")
 
     @property
     def num_draws(self) -> int:

@@ -18,13 +18,16 @@ operators keep float32 images between the transforms; ours round to uint8 after 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import cv2
 import numpy as np
 
 from public.datasets.sample import Sample, SampleKey
-from public.input import INTERPOLATIONS
+from public.input import INTERPOLATIONS, Interpolation
 from public.random_streams import stream
+from public.settings import Color, Count, Counts, NotEmpty
+from public.settings import check as check_settings
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation
 from public.transforms.objects import with_objects
 from public.transforms.rules import check, named
@@ -72,12 +75,10 @@ def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, k
 class Resize:
     """Stretches to `size` (height, width) pixels; draws nothing."""
 
-    size: tuple[int, int]
-    interpolation: str
+    size: tuple[Count, Count]
+    interpolation: Interpolation
 
-    def __post_init__(self):
-        _check_sizes(self.size)
-        _check_interpolations((self.interpolation,))
+    __post_init__ = check_settings
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
         height, width = sample.image.shape[:2]
@@ -91,30 +92,15 @@ class Resize:
 class BatchRandomResize:
     """One square size and one interpolation for all pictures of a global batch, each drawn evenly from its list."""
 
-    sizes: tuple[int, ...]
-    interpolations: tuple[str, ...]
+    sizes: Counts
+    interpolations: Annotated[tuple[Interpolation, ...], NotEmpty()]
 
-    def __post_init__(self):
-        _check_sizes(self.sizes)
-        _check_interpolations(self.interpolations)
+    __post_init__ = check_settings
 
     def draw(self, rng: np.random.Generator) -> Resize:
         """The resize of one batch."""
         size = self.sizes[rng.integers(len(self.sizes))]
         return Resize(size=(size, size), interpolation=self.interpolations[rng.integers(len(self.interpolations))])
-
-
-def _check_sizes(sizes):
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"sizes {sizes!r} have to be whole positive pixels, at least one")
-
-
-def _check_interpolations(names):
-    if not names:
-        raise ValueError(f"interpolations {names!r}: at least one is needed, of {tuple(INTERPOLATIONS)}")
-    for name in names:
-        if name not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {name!r} has to be one of {tuple(INTERPOLATIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +158,11 @@ class RandomExpand:
     """
 
     ratio: tuple[float, float]
-    fill: tuple[int, int, int]
+    fill: Color
     apply_prob: float
 
     def __post_init__(self):
         check(self, ratio=(1, math.inf), apply_prob=(0, 1))
-        if len(self.fill) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in self.fill):
-            raise ValueError(f"RandomExpand.fill is {self.fill!r}, has to be a colour of three whole levels 0 .. 255")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         is_applied = rng.random() < self.apply_prob

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from public.settings import Color
 from public.transforms.counter_stream import NUMBERS_A_SAMPLE
-from public.transforms.rules import check, check_color
+from public.transforms.rules import check
 
 HIGHEST = 30  # magnitude
 
@@ -45,11 +46,10 @@ class RandAugment:
 
     num_changes: int
     magnitude: int
-    fill: tuple[int, int, int]
+    fill: Color
 
     def __post_init__(self):
         check(self, num_changes=(0, NUMBERS_A_SAMPLE // 2), magnitude=(0, HIGHEST))
-        check_color(self, "fill")
 
     @property
     def num_draws(self) -> int:

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from public import settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,14 +15,10 @@ class Until:
     goes on after a stop sees the same samples.
     """
 
-    epoch: int
-    transforms: tuple
+    epoch: settings.Natural
+    transforms: Annotated[tuple[Annotated[Any, settings.IsSettings()], ...], settings.NotEmpty()]
 
-    def __post_init__(self):
-        if isinstance(self.epoch, bool) or not isinstance(self.epoch, int) or self.epoch < 0:
-            raise ValueError(f"Until.epoch is {self.epoch!r}, has to be the number of an epoch, at least 0")
-        if not isinstance(self.transforms, tuple) or not self.transforms:
-            raise ValueError(f"Until.transforms is {self.transforms!r}, has to be a tuple of at least one transform")
+    __post_init__ = settings.check
 
 
 def named(transforms: tuple, epoch: int) -> list[tuple[str, Any]]:
@@ -54,11 +52,16 @@ def all_of(transforms: tuple) -> list:
 
 
 def check(transform, **limits):
-    """Refuses a field, a number or several in rising order, that is not within its (lowest, highest) limits.
+    """Checks the types of all fields; and refuses a number, or several in rising order, that is not within its limits.
+
+    Args:
+        limits: (lowest, highest) by the field's name.
 
     Raises:
+        TypeError: naming transform, field, value and type.
         ValueError: naming transform, field, value and limits.
     """
+    settings.check(transform)
     for name, (low, high) in limits.items():
         value = getattr(transform, name)
         values = value if isinstance(value, tuple) else (value,)
@@ -66,20 +69,6 @@ def check(transform, **limits):
         if not is_inside or list(values) != sorted(values):
             rule = "has to be" if len(values) == 1 else "has to rise"
             raise ValueError(f"{type(transform).__name__}.{name} is {value!r}, {rule} within {low} .. {high}")
-
-
-def check_size(transform):
-    """Refuses a size that is not (height, width) in whole pixels."""
-    size = transform.size
-    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"{type(transform).__name__}.size is {size!r}, has to be (height, width) in whole pixels")
-
-
-def check_color(transform, name):
-    """Refuses a colour that is not three whole levels."""
-    color = getattr(transform, name)
-    if len(color) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in color):
-        raise ValueError(f"{type(transform).__name__}.{name} is {color!r}, has to be three whole levels 0 .. 255")
 
 
 def reflect(positions, length: int):

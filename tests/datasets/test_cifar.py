@@ -147,7 +147,7 @@ def test_an_official_name_has_to_have_the_official_counts(tmp_path):
         Cifar(archive="cifar-100-python", split="train").read(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no folder .*download_cifar --classes 100`"):
         Cifar(archive="nowhere", split="train").read(tmp_path)
-    with pytest.raises(ValueError, match="'val', has to be 'train' or 'test'"):
+    with pytest.raises(ValueError, match=r"Cifar\.split is 'val'; it must be train or test"):
         Cifar(archive="cifar-100-python", split="val")
 
 

@@ -471,16 +471,28 @@ def test_experiments_use_the_recipe_in_its_order(name):
         (DISTORT, {"hue": (-18.0, float("inf"))}, "ColorDistort.hue is"),
         (DISTORT, {"contrast": (-0.5, 0.5)}, r"ColorDistort.contrast is \(-0.5, 0.5\)"),
         (EXPAND, {"ratio": (0.5, 4.0)}, r"RandomExpand.ratio is \(0.5, 4.0\), has to rise within 1 .. inf"),
-        (EXPAND, {"fill": (123.675, 116, 104)}, "RandomExpand.fill is .* three whole levels"),
+        (
+            EXPAND,
+            {"fill": (123.675, 116, 104)},
+            r"RandomExpand.fill is .*; it must be \(int within 0 .. 255",
+        ),
         (EXPAND, {"apply_prob": 1.5}, "RandomExpand.apply_prob is 1.5"),
         (CROP, {"scale": (0.0, 1.0)}, r"RandomCrop.scale is \(0.0, 1.0\)"),
         (CROP, {"aspect_ratio": (1.5, 2.0)}, "RandomCrop.aspect_ratio is .* include 1"),
         (CROP, {"thresholds": (0.5, 1.5)}, "RandomCrop.thresholds are .* within 0 .. 1"),
         (CROP, {"num_attempts": 0}, "RandomCrop.num_attempts is 0"),
-        (MULTI_SCALE, {"sizes": ()}, r"sizes \(\) have to be whole positive pixels, at least one"),
-        (MULTI_SCALE, {"sizes": (320, 352.5)}, "have to be whole positive pixels"),
-        (MULTI_SCALE, {"interpolations": ()}, "at least one is needed"),
-        (Resize(size=(32, 32), interpolation="linear"), {"size": (0, 32)}, "have to be whole positive pixels"),
+        (MULTI_SCALE, {"sizes": ()}, r"BatchRandomResize.sizes is \(\); it must be not empty"),
+        (
+            MULTI_SCALE,
+            {"sizes": (320, 352.5)},
+            r"sizes is \(320, 352.5\); it must be a tuple of int at least 1",
+        ),
+        (MULTI_SCALE, {"interpolations": ()}, r"BatchRandomResize.interpolations is \(\); it must be not empty"),
+        (
+            Resize(size=(32, 32), interpolation="linear"),
+            {"size": (0, 32)},
+            r"size is \(0, 32\); it must be \(int at least 1",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(transform, change, message):

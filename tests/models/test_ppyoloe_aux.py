@@ -115,7 +115,7 @@ def test_initial_values():
 def test_widths_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"the neck's widths differ: \(288, 144, 72\)"):
         create_model(NAME, num_classes=NUM_CLASSES, neck_channels=(768, 384, 192))
-    with pytest.raises(ValueError, match="'none' of the head's attention; write conv or repvgg"):
+    with pytest.raises(ValueError, match=r"head_attention is 'none'; it must be conv or repvgg"):
         create_model(NAME, num_classes=NUM_CLASSES, head_attention="none")
 
 

@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
         *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
-        *("protocols", "commands"),
+        *("protocols", "commands", "settings"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
     2: ("families", "transforms", "evaluation", "parallel", "config", "command_line"),
@@ -31,16 +31,15 @@ TOP = max(FLOORS)
 
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
-    "models": {"checkpoint_files"},  # a door that takes weights from a file
+    "models": {"checkpoint_files", "settings"},  # a door that takes weights from a file; the names of activations
     "losses": {"points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"points", "precision"},
-    "datasets": {"files", "input", "random_streams", "safe_pickle"},
+    "datasets": {"files", "input", "random_streams", "safe_pickle", "settings"},
+    "input": {"settings"},
     "checkpoint_files": {"files"},
     "drawing": {"files"},
     "command_line": {"config"},
     "parallel": {"config"},
-    "families": {"config"},  # the checks of settings
-    "transforms": {"config"},
     "tasks": {"reports"},
 }
 ARROWS_UP = {  # (module, what it imports); only when it is called

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from public.config import DetectionConfig, check_types, classes_of, differences, freeze, replace, thaw
+from public.config import DetectionConfig, classes_of, differences, freeze, replace, thaw
+from public.settings import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +17,20 @@ class Leaf:
     number: float
     pair: tuple
 
+    def build(self):
+        """So that it may stand where an average may."""
+
+    def __call__(self):
+        """And where a transform may."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
     children: tuple
     other: object
+
+    def __call__(self):
+        """As of Leaf."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +233,7 @@ def test_a_missing_setting_and_a_misspelt_one_are_named(config):
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_by_name(config, name, value):
-    with pytest.raises(TypeError, match=rf"^{name} is .*; it must be "):
+    with pytest.raises(TypeError, match=rf"^DetectionConfig\.{name} is .*; it must be "):
         replace(config, **{name: value})
 
 
@@ -232,7 +242,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(config, name, value):
 )
 def test_values_that_fit_are_taken(config, name, value):
     changed = replace(config, **{name: value})
-    check_types(changed)
+    check(changed)
     assert getattr(changed, name) == value
 
 

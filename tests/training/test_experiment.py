@@ -140,6 +140,9 @@ from public.runs.experiment import load_experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
+    def build_model(self):
+        pass
+
     def read(self):
         from .parts.number import NUMBER
         return NUMBER
