@@ -6,6 +6,7 @@ from torch import nn
 
 from public.config import thaw
 from public.families import SETTINGS_CLASSES
+from public.parts import load_state
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import newest_weights
 
@@ -57,7 +58,7 @@ def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:
         )
     model = settings.build_model()
     try:
-        model.load_state_dict(checkpoint["model"])
+        load_state(model, checkpoint["model"])
     except RuntimeError as error:  # its text has a line for each name
         reason = " ".join(str(error).split())[:400]
         raise ValueError(

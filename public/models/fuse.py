@@ -1,8 +1,8 @@
 """Re-parameterisation for inference: the same function with fewer layers."""
 
-import copy
-
 from torch import nn
+
+from public.parts import copy_without
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -11,11 +11,10 @@ def fuse(model: nn.Module) -> nn.Module:
     BatchNorm is folded into the convolution before it, and the branches of a RepVGG block become one convolution.  The
     outputs agree with those of `model.eval()` up to rounding.  `model` itself is not touched, nor are the random
     number generators.  A block that stands at two places of the model is still one block in the copy.  The children
-    that the model names in `training_only`, such as an auxiliary head, are left out.
+    that the model names in `training_only`, such as an auxiliary head or a teacher, are left out.
     """
-    model = copy.deepcopy(model).eval()
-    for name in getattr(model, "training_only", ()):
-        delattr(model, name)
+    left_out = (name for name in getattr(model, "training_only", ()) if hasattr(model, name))
+    model = copy_without(model, tuple(left_out)).eval()
     if hasattr(model, "fused"):
         return model.fused().eval()
     _replace_children(model, {})

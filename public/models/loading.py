@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from public.parts import own_parameters, state_of
+
 BACKBONE = "backbone."  # how the names of a detector's backbone begin
 ALPHA = ".alpha"  # how the names of RepVGG's learnt factors end; 1 is the same as none
 
@@ -31,7 +33,7 @@ def load_weights(
         ValueError: naming a parameter and the two shapes that disagree, or the names that one side lacks; the model is
             as it was.
     """
-    state, own = checkpoint["model"], model.state_dict()
+    state, own = checkpoint["model"], state_of(model)
     if backbone_only:
         state, own = _backbone(state), _backbone(own)
         if not state or not own:
@@ -83,7 +85,7 @@ def _left_out(path: Path, checkpoint: dict, own: dict, state: dict, model: nn.Mo
 
 def _backbone_line(model: nn.Module, content: dict, taken: dict) -> str:
     count = sum(value.numel() for name, value in model.named_parameters() if name in taken)
-    total = sum(value.numel() for value in model.parameters())
+    total = sum(value.numel() for _, value in own_parameters(model))
     unused = len(content) - len(taken)
     return (
         f"the backbone alone: {len(taken)} arrays, {count:,} of the model's {total:,} parameters; the others keep their "

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from public.parts import lent_parts
+
 
 class Row(NamedTuple):
     """One module: its dotted name ("" is the whole network), values in its parameters, MACs of one image."""
@@ -43,11 +45,13 @@ def example_input(height: int, width: int, num_images: int = 1) -> torch.Tensor:
 def count_operations(model: nn.Module, images: torch.Tensor) -> Count:
     """Counts a forward pass of `model`, which is moved to the meta device, over `images` there.
 
-    The MACs are those of all the images.
+    The MACs are those of all the images.  What is only lent to the model, such as a teacher, is taken out before.
 
     Raises:
         ValueError: the network refuses the shape of the images.
     """
+    for name in lent_parts(model):
+        delattr(model, name)
     model = model.to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images)

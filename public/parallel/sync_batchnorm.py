@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from public.parallel.collectives import gather_over_ranks, is_distributed
+from public.parts import own_modules
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -45,8 +46,11 @@ def global_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
 
 
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
-    """Turns every BatchNorm2d of `model` into a SyncBatchNorm2d, in place, parameters and names kept."""
-    for module in model.modules():
+    """Turns every BatchNorm2d of `model` into a SyncBatchNorm2d, in place, parameters and names kept.
+
+    What is only lent to `model`, such as a teacher, keeps its own.
+    """
+    for module in own_modules(model):
         if type(module) is nn.BatchNorm2d:
             if module.weight is None or module.momentum is None:
                 raise ValueError("synchronised BatchNorm needs affine parameters and a fixed momentum")

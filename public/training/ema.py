@@ -6,12 +6,12 @@ after two updates, 0.01 % too much in the long run.  Here the divisor is exact, 
 deviation), and is folded into the update, so the average can be read at any moment.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from public.parts import copy_without, lent_parts
 from public.settings import Fraction, check
 
 
@@ -28,10 +28,14 @@ class EMA:
 
 
 class ModelEMA:
-    """A copy of `model` in eval mode whose weights and BatchNorm statistics are averages over the updates, in float32."""
+    """A copy of `model` in eval mode whose weights and BatchNorm statistics are averages over the updates, in float32.
+
+    What is only lent to `model`, such as a teacher, is no part of the copy.
+    """
 
     def __init__(self, *, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._lent = lent_parts(model)
+        self.model = copy_without(model, self._lent).eval().requires_grad_(False)
         self.decay = decay
         self.num_updates = 0
         self.decay_product = 1.0
@@ -43,15 +47,11 @@ class ModelEMA:
         self.num_updates += 1
         self.decay_product *= decay
         share = (1 - decay) / (1 - self.decay_product)  # 1 at the first update
-        old, new = self._tensors(self.model), self._tensors(model)
+        old, new = _tensors(self.model, ()), _tensors(model, self._lent)
         averaged = [i for i, tensor in enumerate(old) if tensor.is_floating_point()]
         torch._foreach_lerp_([old[i] for i in averaged], [new[i] for i in averaged], share)
         for i in set(range(len(old))) - set(averaged):  # counters
             old[i].copy_(new[i])
-
-    @staticmethod
-    def _tensors(model: nn.Module) -> list[torch.Tensor]:
-        return [*model.parameters(), *model.buffers()]
 
     def state_dict(self) -> dict[str, object]:
         return {
@@ -65,3 +65,9 @@ class ModelEMA:
         self.model.load_state_dict(state["model"])
         self.num_updates = state["num_updates"]
         self.decay_product = state["decay_product"]
+
+
+def _tensors(model: nn.Module, left_out: tuple[str, ...]) -> list[torch.Tensor]:
+    """Parameters, then buffers, without those of the children `left_out`."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return [tensor for name, tensor in named if name.split(".")[0] not in left_out]

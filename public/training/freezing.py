@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from public.parts import own_parameters
+
 
 def freeze_parameters(model: nn.Module, prefixes: tuple[str, ...]) -> int:
     """Takes the parameters whose names are, or are inside, one of `prefixes` out of training; how many values those are.
@@ -11,7 +13,7 @@ def freeze_parameters(model: nn.Module, prefixes: tuple[str, ...]) -> int:
     """
     frozen = 0
     for prefix in prefixes:
-        found = [p for name, p in model.named_parameters() if _is_under(name, prefix)]
+        found = [p for name, p in own_parameters(model) if _is_under(name, prefix)]
         if not found:
             raise ValueError(f"freeze names {prefix!r}, but no parameter of the model starts with it")
         for parameter in found:

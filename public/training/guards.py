@@ -8,6 +8,7 @@ import torch
 
 from public.checkpoint_files import save_atomic
 from public.parallel import collectives
+from public.parts import own_parameters
 
 
 class NonFiniteLossError(RuntimeError):
@@ -78,7 +79,7 @@ def check_weights(model: torch.nn.Module, step: int) -> None:
     Raises:
         NonFiniteLossError: naming the step and the first such parameter.
     """
-    bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    bad = [name for name, parameter in own_parameters(model) if not parameter.isfinite().all()]
     if bad:
         raise NonFiniteLossError(
             f"after step {step} {bad[0]} and {len(bad) - 1} more parameters are not finite, though the loss was: its "

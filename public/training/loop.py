@@ -28,6 +28,7 @@ from public.checkpoint_files import digest, save_atomic
 from public.config import TrainingConfig
 from public.parallel import collectives
 from public.parallel.reduce import GradientReducer
+from public.parts import state_of, train
 from public.precision import autocast
 from public.protocols import Progress
 from public.reports.curves import draw_curves
@@ -127,7 +128,7 @@ class Trainer:
         if self.is_main and state.step < config.num_pictures:
             self.task.draw_batch(batch, state.step, self.run.path / "pictures")
         random_streams.seed_torch(config.seed, "step", state.step, collectives.rank())
-        state.model.train()
+        train(state.model)
         for layer in self.frozen_batchnorm:
             layer.eval()
         state.optimizer.zero_grad(set_to_none=True)
@@ -231,7 +232,7 @@ class Trainer:
             return
         line = {"step": step, "batch": digest({"images": batch.images}), "chain": state.chain}
         if has_weights:
-            line["weights"] = digest(state.model.state_dict())
+            line["weights"] = digest(state_of(state.model))
             if state.ema:
                 line["ema"] = digest(state.ema.model.state_dict())
         self.run.append(chain.FILE, json.dumps(line))
@@ -304,7 +305,7 @@ class Trainer:
         self.state.saved = self.state.described()
 
     def save_best(self, metrics: dict) -> None:
-        weights = self.state.weights.state_dict()
+        weights = state_of(self.state.weights)
         entries = {"model": weights, "metrics": metrics, "step": self.state.step, "digest": digest(weights)}
         save_atomic(self.task.card() | entries, self.run.path / "best.pth")
 

@@ -15,6 +15,7 @@ from public.config import TrainingConfig, replace
 from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
+from public.parts import own_parameters, state_of
 from public.precision import place
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
@@ -151,7 +152,7 @@ def build_state(
         lines = load_starting_weights(model, path, backbone_only=config.backbone_only, class_names=class_names)
         notes = [f"starting from {path.name}", *lines]
     frozen = freeze_parameters(model, config.freeze)
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for _, p in own_parameters(model))
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     if config.sync_batchnorm and collectives.is_distributed():
         convert_sync_batchnorm(model)
@@ -171,7 +172,7 @@ def build_state(
 def _record_start(
     run: RunFolder, parsed: command_line.Parsed, task: Task, state: TrainingState, device, code_change: dict
 ) -> None:
-    start = manifest.start_record(device, parsed.config, state.step) | {"digest": digest(state.model.state_dict())}
+    start = manifest.start_record(device, parsed.config, state.step) | {"digest": digest(state_of(state.model))}
     if code_change:
         start |= {"code_change": code_change, "git": manifest.git_state()}
     run.update_manifest(starts=[*run.manifest["starts"], start], data=task.describe())
@@ -180,7 +181,7 @@ def _record_start(
 
 
 def _finish(run: RunFolder, state: TrainingState, task: Task, reporter: Reporter) -> None:
-    digests = {"weights": digest(state.model.state_dict())}
+    digests = {"weights": digest(state_of(state.model))}
     if state.ema:
         digests["ema"] = digest(state.ema.model.state_dict())
     finished = {"time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "step": state.step, "digests": digests}
@@ -198,7 +199,7 @@ def _check_equal_weights(state: TrainingState) -> None:
     Raises:
         RuntimeError: naming the ranks that differ.
     """
-    digests = collectives.gather_objects(digest(state.model.state_dict()))
+    digests = collectives.gather_objects(digest(state_of(state.model)))
     different = [rank for rank, value in enumerate(digests) if value != digests[0]]
     if different:
         raise RuntimeError(f"ranks {different} start from other weights than rank 0; are their packages the same?")

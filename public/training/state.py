@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from public.parts import load_state, state_of
 from public.runs.checkpoint import check_parts, lacking
 from public.training.ema import ModelEMA
 
@@ -46,9 +47,9 @@ class TrainingState:
             "chain": self.chain,
         }
         if self.ema:
-            training["raw_model"] = self.model.state_dict()
+            training["raw_model"] = state_of(self.model)
             training["ema"] = {"num_updates": self.ema.num_updates, "decay_product": self.ema.decay_product}
-        return {"model": self.weights.state_dict(), "training": training}
+        return {"model": state_of(self.weights), "training": training}
 
     def load_state_dict(self, checkpoint: dict) -> None:
         """Puts the whole state back.
@@ -59,7 +60,7 @@ class TrainingState:
         check_parts(checkpoint)
         try:
             training = checkpoint["training"]
-            self.model.load_state_dict(training["raw_model"] if self.ema else checkpoint["model"])
+            load_state(self.model, training["raw_model"] if self.ema else checkpoint["model"])
             if self.ema:
                 self.ema.load_state_dict({"model": checkpoint["model"]} | training["ema"])
             self.optimizer.load_state_dict(training["optimizer"])

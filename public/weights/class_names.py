@@ -17,10 +17,13 @@ COCO_CLASSES = (  # the names of instances_val2017.json, by rising category id
 )  # fmt: skip
 
 
-def class_names(num_classes: int, file: Path | None = None) -> tuple[tuple[str, ...], str]:
+def class_names(
+    num_classes: int, file: Path | None = None, known: tuple[str, ...] = COCO_CLASSES
+) -> tuple[tuple[str, ...], str]:
     """`num_classes` names and a line that says where they are from.
 
-    From `file`, one name a line, where one is given; else COCO's for 80 classes and VOC's for 20; else class_0, class_1,
+    From `file`, one name a line, where one is given; else those of the released weights (`known`) for as many classes, and
+    VOC's for 20; else class_0, class_1,
     ..., because weights do not say what they find.
 
     Raises:
@@ -35,9 +38,12 @@ def class_names(num_classes: int, file: Path | None = None) -> tuple[tuple[str, 
         if twice:
             raise ValueError(f"{file} names these classes twice: {', '.join(twice)}")
         return names, f"class names: from {file}"
-    for known, origin in ((COCO_CLASSES, "COCO's"), (VOC_CLASSES, "VOC's")):
-        if num_classes == len(known):
-            return known, f"class names: {origin} {num_classes}, by their number (--class_names FILE gives others)"
+    for names, origin in (
+        (known, "COCO's" if known == COCO_CLASSES else "those of the released weights,"),
+        (VOC_CLASSES, "VOC's"),
+    ):
+        if num_classes == len(names):
+            return names, f"class names: {origin} {num_classes}, by their number (--class_names FILE gives others)"
     made = tuple(f"class_{label}" for label in range(num_classes))
     return (
         made,

@@ -10,7 +10,6 @@ learnt factors, as 1, for a file from before they were there.  `public.weights.c
 
 import argparse
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,15 +22,14 @@ from public.checkpoint_files import digest, save_atomic
 from public.commands import call
 from public.config import freeze
 from public.families import PUBLISHED, published
-from public.families.ppyoloe import PPYOLOE
-from public.input import InputSpec
 from public.models import list_models
 from public.models.backbones import NETWORKS
 from public.models.loading import ALPHA, BACKBONE
 from public.random_streams import seed_torch
 from public.weights.class_names import class_names
 from public.weights.classifiers import convert_classifier
-from public.weights.detectors.ppyoloe import rename_ppyoloe
+from public.weights.detectors import released
+from public.weights.detectors.released import Released
 from public.weights.known import check_sha256
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays
@@ -46,6 +44,7 @@ class Conversion:
 
     model_name: str
     settings: Any  # of the network; with the file's number of classes once that is known
+    released: Released  # whose weights they are, and what is known of them
     file: Path
     backbone_only: bool
     state: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -97,44 +96,32 @@ def convert(
     if model_name not in PUBLISHED:
         nearest = get_close_matches(model_name, list_models(), n=3) or list_models()
         raise ValueError(f"no published network is called {model_name!r}; did you mean {', '.join(nearest)}?")
-    if source != "paddle":
-        raise ValueError(f"{source}'s weights of the detector {model_name} are not known here; paddle's are")
+    known = released(model_name, source)
     foreign = read_pdparams(file)
-    result = Conversion(model_name=model_name, settings=published(model_name), file=file, backbone_only=backbone_only)
+    result = Conversion(
+        model_name=model_name, settings=published(model_name), released=known, file=file, backbone_only=backbone_only
+    )
     result.notes.append(f"{file}: sha256 {foreign.sha256}, {check_sha256(file.name, foreign.sha256)}")
     result.left_out |= foreign.left_out
     arrays, lines = widen_arrays(foreign.arrays, file)
     result.notes += lines
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
     _complete(result)
-    card = {"model_name": model_name, "part": "backbone", "num_classes": None, "class_names": []}
-    if not backbone_only:
-        _change_classes(result, num_classes or result.settings.num_classes)
-        names, line = class_names(result.settings.num_classes, names_file)
-        result.notes.append(line)
-        card = {"model_name": model_name, "num_classes": len(names), "class_names": list(names)}
-    card |= {"input": freeze(input_spec(model_name))["InputSpec"], "detector": freeze(result.settings)}
+    card = _card(result, num_classes, names_file)
     origin = {"project": source, "file": file.name, "sha256": foreign.sha256}
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
     return _report(result, output)
 
 
-def input_spec(model_name: str) -> InputSpec:
-    """What the published network `model_name` expects: PPYOLOE+ takes pixels / 255, PPYOLOE ImageNet's mean and std too.
-
-    Source: PaddleDetection's evaluation readers of ppyoloe_crn_* and ppyoloe_plus_crn_*.
-    """
-    is_plus = model_name.startswith("ppyoloe_plus_")
-    return InputSpec(
-        size=(640, 640),
-        resize="stretch",
-        interpolation="cubic",
-        padding=0,
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(0.0, 0.0, 0.0) if is_plus else (0.485, 0.456, 0.406),
-        std=(1.0, 1.0, 1.0) if is_plus else (0.229, 0.224, 0.225),
-    )
+def _card(result: Conversion, num_classes: int | None, names_file: Path | None) -> dict[str, Any]:
+    """What the checkpoint says about its weights; with another number of classes the class layers are made anew."""
+    card: dict[str, Any] = {"model_name": result.model_name, "part": "backbone", "num_classes": None, "class_names": []}
+    if not result.backbone_only:
+        _change_classes(result, num_classes or result.settings.num_classes)
+        names, line = class_names(result.settings.num_classes, names_file, known=result.released.class_names)
+        result.notes.append(line)
+        card = {"model_name": result.model_name, "num_classes": len(names), "class_names": list(names)}
+    return card | {"input": freeze(result.released.input)["InputSpec"], "detector": freeze(result.settings)}
 
 
 # ---------------------------------------------------------------------------------------------- the file's arrays
@@ -166,16 +153,9 @@ def _on_meta(settings) -> torch.nn.Module:
         return settings.build_model()
 
 
-def _renaming(settings) -> Callable[[dict[str, np.ndarray]], dict[str, torch.Tensor]]:
-    for family, rename in ((PPYOLOE, rename_ppyoloe),):
-        if isinstance(settings, family):
-            return rename
-    raise ValueError(f"Paddle's names of {type(settings).__name__} are not known here")
-
-
 def _rename(arrays: dict[str, np.ndarray], result: Conversion) -> None:
     """Fills `state` under our names, array by array, so that each is accounted for."""
-    rename = _renaming(result.settings)
+    rename = result.released.rename
     if not any(name.startswith(BACKBONE) for name in arrays):
         parts = _backbone_parts(result.settings)
         if any(name.split(".")[0] in parts for name in arrays):

@@ -17,12 +17,13 @@ import torch
 import public
 from public import random_streams
 from public.checkpoint_files import digest, load_checkpoint
-from public.families import PUBLISHED, published
+from public.families import PUBLISHED
 from public.files import REPOSITORY
 from public.models import create_model, list_models
 from public.runs.experiment import load_experiment
 from public.weights import convert, known
 from public.weights.class_names import COCO_CLASSES, class_names
+from public.weights.detectors import RELEASED, released
 from public.weights.known import KNOWN
 from tests.figures.fill_rule import fill, oracle_input
 from tests.figures.make_figures import load_figures
@@ -39,6 +40,7 @@ ORACLES = {
 def small_plus(monkeypatch):
     """A PPYOLOE+ of the size of ppyoloe_xs, as if it had been published."""
     monkeypatch.setitem(PUBLISHED, "ppyoloe_plus_xs", replace(PUBLISHED["ppyoloe_xs"], use_alpha=True))
+    monkeypatch.setitem(RELEASED, "ppyoloe_plus_xs", RELEASED["ppyoloe_plus_s"])
 
 
 @pytest.fixture(scope="module")
@@ -351,8 +353,8 @@ def test_names_that_are_not_known_are_said_to_be_made_up(tmp_path, arrays):
 
 def test_the_input_is_that_of_the_experiment_that_starts_from_it():
     experiment = load_experiment(REPOSITORY / "detection_experiments" / "ppyoloe_s_voc")
-    assert convert.input_spec("ppyoloe_s") == experiment.config.input
-    plus = convert.input_spec("ppyoloe_plus_s")
+    assert released("ppyoloe_s", "paddle").input == experiment.config.input
+    plus = released("ppyoloe_plus_s", "paddle").input
     assert replace(plus, mean=experiment.config.input.mean, std=experiment.config.input.std) == experiment.config.input
     assert (plus.scale, plus.mean, plus.std) == (1 / 255, (0, 0, 0), (1, 1, 1))
 
@@ -406,7 +408,7 @@ def test_each_known_file_can_be_made_by_its_command(weights):
     assert parsed.backbone_only == (weights.num_classes is None)
     assert weights.url.startswith("https://")
     assert weights.url.endswith(f"/{weights.original}")
-    assert convert._renaming(published(weights.model))
+    assert released(weights.model, "paddle").class_names[0] == "person"
     assert [known.by_name(weights.name), known.by_original(weights.original)] == [weights, weights]
 
 
@@ -417,3 +419,16 @@ def test_experiments_start_from_known_files():
             weights = known.by_name(Path(config.starting_weights).name)
             assert weights is not None, f"{folder.parent.name} starts from {config.starting_weights}"
             assert config.backbone_only or not weights.backbone_only, folder.parent.name
+
+
+def test_every_published_detector_says_what_is_known_of_its_weights():
+    """Input and classes stand in a table by name; a name that only looks like another one has none."""
+    assert RELEASED.keys() == PUBLISHED.keys()
+    for name, weights in RELEASED.items():
+        assert len(weights.class_names) == PUBLISHED[name].num_classes
+    with pytest.raises(
+        ValueError, match=r"paddle's weights of the detector ppyoloe_plus_zz are not known here; nobody"
+    ):
+        released("ppyoloe_plus_zz", "paddle")
+    with pytest.raises(ValueError, match=r"timm's weights of the detector ppyoloe_s are not known here; paddle's are"):
+        released("ppyoloe_s", "timm")

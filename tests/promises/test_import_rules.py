@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
         *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
-        *("protocols", "commands", "settings"),
+        *("protocols", "commands", "settings", "parts"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
     2: ("families", "transforms", "evaluation", "parallel", "config", "command_line"),
@@ -31,7 +31,7 @@ TOP = max(FLOORS)
 
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
-    "models": {"checkpoint_files", "settings"},  # a door that takes weights from a file; the names of activations
+    "models": {"checkpoint_files", "parts", "settings"},  # taking weights from a file; the names of activations
     "losses": {"points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"points", "precision"},
     "datasets": {"files", "input", "random_streams", "safe_pickle", "settings"},

@@ -11,15 +11,13 @@ Deviations:
 Legend: B batch, C channels, H W height and width, A anchor points of all levels, K classes, R = reg_max + 1 bins.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from public.models.dense import check_multiple, points_of_levels, set_prior, sizes_of_levels
 from public.models.layers import ConvBNAct, RepVGGBlock, initialise_convs
-
-PRIOR_PROBABILITY = 0.01  # of each class at each point before training; arXiv 1708.02002, section 4.1
 
 
 class PPYOLOEOutputs(NamedTuple):
@@ -77,31 +75,23 @@ class PPYOLOEHead(nn.Module):
         self.pred_reg = nn.ModuleList(nn.Conv2d(channels, 4 * (reg_max + 1), 3, padding=1) for channels in in_channels)
 
     def initialise(self) -> None:
-        """Every class starts with PRIOR_PROBABILITY, every distribution flat."""
+        """Every class starts with the prior probability, every distribution flat."""
         for attention in (*self.stem_cls, *self.stem_reg):
             nn.init.normal_(attention.fc.weight, std=0.001)
         for conv in self.pred_cls:
             nn.init.zeros_(conv.weight)
-            nn.init.constant_(conv.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+            set_prior(conv)
         for conv in self.pred_reg:
             nn.init.zeros_(conv.weight)
             nn.init.ones_(conv.bias)
 
     def forward(self, features: list[torch.Tensor]) -> PPYOLOEOutputs:
-        class_logits, box_logits, level_sizes = [], [], []
+        class_maps, box_maps = [], []
         for i, feature in enumerate(features):
             mean = feature.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-            classes = self.pred_cls[i](self.stem_cls[i](feature, mean) + feature)
-            boxes = self.pred_reg[i](self.stem_reg[i](feature, mean))
-            class_logits.append(as_points(classes))
-            box_logits.append(as_points(boxes))
-            level_sizes.append((feature.shape[2], feature.shape[3]))
-        return PPYOLOEOutputs(torch.cat(class_logits, dim=1), torch.cat(box_logits, dim=1), tuple(level_sizes))
-
-
-def as_points(level: torch.Tensor) -> torch.Tensor:
-    """One level's map (B, C, H, W) as points, rows before columns: (B, H * W, C)."""
-    return level.permute(0, 2, 3, 1).flatten(1, 2)
+            class_maps.append(self.pred_cls[i](self.stem_cls[i](feature, mean) + feature))
+            box_maps.append(self.pred_reg[i](self.stem_reg[i](feature, mean)))
+        return PPYOLOEOutputs(points_of_levels(class_maps), points_of_levels(box_maps), sizes_of_levels(features))
 
 
 class PPYOLOEModel(nn.Module):
@@ -137,14 +127,5 @@ class PPYOLOEModel(nn.Module):
         self.head.initialise()
 
     def forward(self, images: torch.Tensor) -> PPYOLOEOutputs:
-        self.check_size(images)
+        check_multiple(images, max(self.strides))
         return self.head(self.neck(self.backbone(images)))
-
-    def check_size(self, images: torch.Tensor) -> None:
-        """ValueError where a side of `images` is no multiple of the largest stride."""
-        height, width = images.shape[2:]
-        multiple = max(self.strides)
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"images of {height} x {width} pixels: resize or pad both sides to multiples of {multiple}"
-            )

@@ -15,13 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from public.models.detectors.ppyoloe import (
-    PRIOR_PROBABILITY,
-    PPYOLOEHead,
-    PPYOLOEModel,
-    PPYOLOEOutputs,
-    as_points,
-)
+from public.models.dense import check_multiple, points_of_levels, set_prior, sizes_of_levels
+from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel, PPYOLOEOutputs
 
 NUM_GROUPS = 32  # of GroupNorm in the auxiliary head
 NEGATIVE_SLOPE = 0.1  # of its leaky ReLU
@@ -69,21 +64,18 @@ class PPYOLOEAuxHead(nn.Module):
         self.scales = nn.ParameterList(torch.ones(()) for _ in range(num_levels))
 
     def initialise(self) -> None:
-        """Every class starts near PRIOR_PROBABILITY, every distribution nearly flat."""
+        """Every class starts near the prior probability, every distribution nearly flat."""
         for stem in (self.stem_cls, self.stem_reg):
             nn.init.normal_(stem.conv.weight, std=math.sqrt(2 / stem.conv.weight[0].numel()))  # 2 / fan-in
         for conv in (self.pred_cls, self.pred_reg):
             nn.init.normal_(conv.weight, std=0.01)
-        nn.init.constant_(self.pred_cls.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        set_prior(self.pred_cls)
         nn.init.zeros_(self.pred_reg.bias)
 
     def forward(self, features: list[torch.Tensor]) -> PPYOLOEOutputs:
-        class_logits = [as_points(self.pred_cls(self.stem_cls(feature))) for feature in features]
-        box_logits = [
-            as_points(scale * self.pred_reg(self.stem_reg(feature))) for feature, scale in zip(features, self.scales)
-        ]
-        level_sizes = tuple((feature.shape[2], feature.shape[3]) for feature in features)
-        return PPYOLOEOutputs(torch.cat(class_logits, dim=1), torch.cat(box_logits, dim=1), level_sizes)
+        class_maps = [self.pred_cls(self.stem_cls(feature)) for feature in features]
+        box_maps = [scale * self.pred_reg(self.stem_reg(feature)) for feature, scale in zip(features, self.scales)]
+        return PPYOLOEOutputs(points_of_levels(class_maps), points_of_levels(box_maps), sizes_of_levels(features))
 
 
 class PPYOLOEAuxModel(PPYOLOEModel):
@@ -121,7 +113,7 @@ class PPYOLOEAuxModel(PPYOLOEModel):
         self.is_detached = False
 
     def forward(self, images: torch.Tensor) -> PPYOLOEOutputs | PPYOLOEAuxOutputs:
-        self.check_size(images)
+        check_multiple(images, max(self.strides))
         features = self.backbone(images)
         mixed = self.neck(features)
         outputs = self.head(mixed)

@@ -1,0 +1,20 @@
+"""Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
+
+from public.weights.detectors import ppyoloe
+from public.weights.detectors.released import Released
+
+# published name -> its released weights
+RELEASED: dict[str, Released] = {**ppyoloe.RELEASED}
+
+
+def released(name: str, source: str) -> Released:
+    """What is known of `source`'s weights of the published detector `name`.
+
+    Raises:
+        ValueError: `source` has no weights of it here, naming those that have.
+    """
+    known = RELEASED.get(name)
+    if known is None or source not in known.sources:
+        others = "nobody's are" if known is None else f"{' and '.join(known.sources)}'s are"
+        raise ValueError(f"{source}'s weights of the detector {name} are not known here; {others}")
+    return known

@@ -1,9 +1,13 @@
-"""PaddleDetection's parameter names -> ours."""
+"""PPYOLOE's and PPYOLOE+'s released weights: PaddleDetection's parameter names -> ours, their inputs and classes."""
 
 import re
 
 import numpy as np
 import torch
+
+from public.input import InputSpec
+from public.weights.class_names import COCO_CLASSES
+from public.weights.detectors.released import Released
 
 BOOKKEEPING_KEY = "StructuredToParameterName@@"  # Paddle's table of internal names, the last entry of a state dict
 PPYOLOE_NAME = re.compile(
@@ -59,3 +63,40 @@ def _check_projection(name: str, array: np.ndarray) -> None:
     expected = np.arange(array.size)
     if not np.array_equal(array.ravel(), expected):
         raise ValueError(f"array {name!r} holds {array.ravel()}, not the bins {expected} that our decoder uses")
+
+
+# ---------------------------------------------------------------------------------------------- the published names
+
+
+def _input(mean: tuple[float, float, float], std: tuple[float, float, float]) -> InputSpec:
+    """As PaddleDetection's evaluation readers prepare an image: stretched to 640 x 640."""
+    return InputSpec(
+        size=(640, 640),
+        resize="stretch",
+        interpolation="cubic",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=mean,
+        std=std,
+    )
+
+
+WITH_STATISTICS = _input((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # configs/ppyoloe/_base_/ppyoloe_reader.yml
+WITHOUT_STATISTICS = _input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # configs/ppyoloe/_base_/ppyoloe_plus_reader.yml
+INPUTS = {
+    "ppyoloe_xs": WITH_STATISTICS,
+    "ppyoloe_s": WITH_STATISTICS,
+    "ppyoloe_m": WITH_STATISTICS,
+    "ppyoloe_l": WITH_STATISTICS,
+    "ppyoloe_x": WITH_STATISTICS,
+    "ppyoloe_plus_t": WITHOUT_STATISTICS,
+    "ppyoloe_plus_s": WITHOUT_STATISTICS,
+    "ppyoloe_plus_m": WITHOUT_STATISTICS,
+    "ppyoloe_plus_l": WITHOUT_STATISTICS,
+    "ppyoloe_plus_x": WITHOUT_STATISTICS,
+}
+RELEASED = {
+    name: Released(sources=("paddle",), rename=rename_ppyoloe, input=spec, class_names=COCO_CLASSES)
+    for name, spec in INPUTS.items()
+}

@@ -1,0 +1,71 @@
+"""Which parts of a network are its state, and which are only lent to it while it trains.
+
+A network names in `training_only` the children that inference does without.  There are two kinds:
+
+- Parts that are trained, such as PPYOLOE+ t's auxiliary head.  They are state: a run that goes on needs them.  `fuse`
+  leaves them out.
+- Parts none of whose parameters is trained, such as a teacher.  They come from outside and never change, so they are no
+  state: neither state dict, average, checkpoint, digest, optimizer nor counts know them, and they stay in eval mode.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def lent_parts(model: nn.Module) -> tuple[str, ...]:
+    """The names of the children of `model` that are no state: `training_only`, and without a trained parameter."""
+    if "lent" in vars(model):  # a copy that was made without them, whose own parts may all be frozen
+        return ()
+    names = (name for name in getattr(model, "training_only", ()) if hasattr(model, name))
+    return tuple(name for name in names if not any(p.requires_grad for p in getattr(model, name).parameters()))
+
+
+def train(model: nn.Module) -> None:
+    """Puts `model` into train mode, and what is lent to it into eval mode."""
+    model.train()
+    for name in lent_parts(model):
+        getattr(model, name).eval()
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of `model` without what is lent to it."""
+    return {name: value for name, value in model.state_dict().items() if not _is_lent(name, lent_parts(model))}
+
+
+def load_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Puts a state of `state_of` back; what is lent stays as it is.
+
+    Raises:
+        RuntimeError: torch's, naming what is missing, unknown or of another shape.
+    """
+    lent = {name: value for name, value in model.state_dict().items() if _is_lent(name, lent_parts(model))}
+    model.load_state_dict(state | lent)
+
+
+def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The named parameters of `model` without those of what is lent to it."""
+    return ((name, value) for name, value in model.named_parameters() if not _is_lent(name, lent_parts(model)))
+
+
+def own_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules of `model`, itself first, without those of what is lent to it."""
+    return (module for name, module in model.named_modules() if not _is_lent(f"{name}.", lent_parts(model)))
+
+
+def copy_without(model: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    """A copy of `model` without these children, which are not copied on the way."""
+    memo = {id(getattr(model, name)): None for name in names}
+    copied = copy.deepcopy(model, memo)
+    for name in names:
+        if name in copied._modules:
+            del copied._modules[name]
+    copied.lent = ()
+    copied.training_only = tuple(name for name in getattr(model, "training_only", ()) if name not in names)
+    return copied
+
+
+def _is_lent(name: str, lent: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{part}.") for part in lent)

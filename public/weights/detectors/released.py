@@ -1,0 +1,27 @@
+"""What is known of the released weights of one detector."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from public.input import InputSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """Released weights of one published name, of which nothing is guessed.
+
+    Fields:
+        sources: whose files there are: "paddle", ...
+        rename: their arrays -> ours; ValueError for an array that is foreign, an empty dict for fixed values that are no
+            parameters here.
+        input: how an image becomes the network's input.
+        class_names: of the released file, in label order.
+    """
+
+    sources: tuple[str, ...]
+    rename: Callable[[dict[str, np.ndarray]], dict[str, torch.Tensor]]
+    input: InputSpec
+    class_names: tuple[str, ...]
