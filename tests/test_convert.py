@@ -102,9 +102,9 @@ def test_converted_weights_give_the_outputs_of_the_original(tmp_path, model, pro
         outputs = in_float64(detector.model)(torch.from_numpy(oracle_input(ORACLES[model], (2, 3, 160, 224))))
     boxes, scores = detector.decoder.decode(outputs)
     index, expected = figures["scores"]
-    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=2e-5)
     index, expected = figures["boxes"]
-    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=0.02)
+    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=3e-3)
     fixed = sum(name in arrays for name in figures["fixed"])
     assert f"used: {len(arrays) - fixed} arrays" in lines
     assert checkpoint["class_names"] == list(COCO_CLASSES)
