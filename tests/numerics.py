@@ -50,20 +50,17 @@ def rounding(single: Values, double: Values, *, what: str = "the result") -> flo
     return _difference(single, double, what) / scale
 
 
-def allowed(
-    single: Values, double: Values, *, cap: float, dtype: torch.dtype = torch.float32, what: str = "the result"
-) -> float:
-    """The share of the scale by which a computation in `dtype` may differ on this CPU.
+def allowed(measured: float, *, cap: float, what: str = "the result") -> float:
+    """The share of the scale by which a float32 computation may differ on this CPU: FACTOR times its rounding.
 
-    It is FACTOR times the measured rounding of float32, which is taken for at least EPS: single numbers are sometimes
-    right to the last digit, by chance.  A type with fewer digits than float32, bfloat16, rounds by as much more as its
-    numbers stand further apart.
+    Args:
+        measured: the rounding of float32, see `rounding`; it is taken for at least EPS, for single numbers are sometimes
+            right to the last digit, by chance.
 
     Raises:
-        AssertionError: more than `cap`, so that the comparison would find no mistake of that size.
+        AssertionError: more than `cap` would be allowed, so the comparison would not find a mistake of that size.
     """
-    measured = rounding(single, double, what=what)
-    bound = FACTOR * max(measured, EPS) * torch.finfo(dtype).eps / EPS
+    bound = FACTOR * max(measured, EPS)
     assert bound <= cap, (
         f"{what}: float32 and float64 differ by {measured:.2e} of the scale on this CPU, so {bound:.2e} would be allowed, "
         f"above the cap of {cap:.0e}: either the float32 computation is broken, or this quantity is no fit one to compare"
@@ -78,17 +75,16 @@ def assert_within_rounding(
     single: Values,
     double: Values,
     cap: float,
-    dtype: torch.dtype = torch.float32,
     what: str = "the result",
 ) -> None:
     """`found` and `expected` differ by no more than rounding explains on this CPU.
 
     Args:
-        found: what the code under test computed in `dtype`; `expected`: the same by another way.
+        found: what the code under test computed in float32; `expected`: the same by another way.
         single, double: the quantity, or one with the same rounding, computed here in float32 and in float64.
         cap: a share of the scale that would be a mistake on any CPU.
     """
-    bound = allowed(single, double, cap=cap, dtype=dtype, what=what)
+    bound = allowed(rounding(single, double, what=what), cap=cap, what=what)
     found, expected = _finite(found, what), _finite(expected, what)
     difference, scale = _difference(found, expected, what), _scale(expected)
     assert difference <= bound * scale, (

@@ -326,10 +326,9 @@ def test_export_gives_the_same_outputs():
     model = create_model("ppyoloe_xs", num_classes=3).double().eval()
     for parameter in model.head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
+    sample = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     batch = torch.export.Dim("batch", min=1, max=8)
-    program = torch.export.export(
-        model, (torch.randn(2, 3, 64, 96, dtype=torch.float64),), dynamic_shapes={"images": {0: batch}}
-    )
+    program = torch.export.export(model, (sample,), dynamic_shapes={"images": {0: batch}})
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     exported, expected = program.module()(images), model(images)
     assert expected.class_logits.std() > 0
