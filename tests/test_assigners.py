@@ -129,6 +129,7 @@ def check(assignment, expected: dict[int, tuple[int, float]], boxes, labels):
     assert assignment.scores.count_nonzero() <= len(positives)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("seed", range(8))
 def test_atss_equals_the_loop(seed):
     level_sizes, _, _, cells, boxes, labels, predicted_boxes, _ = scene(seed, num_objects=1 + 3 * seed)
@@ -145,6 +146,7 @@ def test_atss_equals_the_loop(seed):
     check(assignment, expected, boxes, labels)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("radius", [None, 2.0], ids=["inside", "near the centre"])
 @pytest.mark.parametrize("seed", range(8))
 def test_task_aligned_equals_the_loop(seed, radius):

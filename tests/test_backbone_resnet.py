@@ -162,6 +162,7 @@ def test_dropout_acts_on_the_features_in_training_only():
     assert shares[1] < 0.1
 
 
+@pytest.mark.numeric
 def test_attention_stands_before_the_sum_and_leaves_the_published_network_alone():
     """With zeros in its last two convolutions each factor is 1/2, so each block adds a quarter of what it added."""
     model = small(attention="coordinate").double().eval()

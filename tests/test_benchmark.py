@@ -51,6 +51,7 @@ def test_what_is_timed_is_the_call_alone(monkeypatch, device, waits):
     assert seconds == [1 - 0, 9 - 4, 25 - 16]
 
 
+@pytest.mark.numeric
 def test_end_to_end_is_the_detector(checkpoint):
     """The same boxes as public.load gives for each picture, and the parts are those of the same way."""
     subject, _, _ = open_subject(parse(checkpoint))
@@ -70,6 +71,7 @@ def test_end_to_end_is_the_detector(checkpoint):
     assert parts["forward"]().class_logits.shape[0] == 3
 
 
+@pytest.mark.numeric
 def test_each_option_is_in_use(checkpoint):
     picture = make_picture(np.random.default_rng(0), 64, 96, 3)[0]
 

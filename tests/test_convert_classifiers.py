@@ -52,6 +52,7 @@ def refused(tmp_path, state, *, match: str, **options) -> None:
 # ---------------------------------------------------------------------------------------------- what is written
 
 
+@pytest.mark.numeric
 def test_checkpoint_and_report(tmp_path, theirs):
     checkpoint, lines = converted(tmp_path, theirs.state_dict())
     assert checkpoint["model_name"] == "resnet18"

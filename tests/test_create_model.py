@@ -131,6 +131,7 @@ def grey_and_colour(grey_model, colour_model):
     return precise, theirs
 
 
+@pytest.mark.numeric
 def test_grey_images_give_what_their_three_equal_channels_gave(checkpoint):
     path, expected = checkpoint
     with pytest.warns(UserWarning, match="adapted to 1"):

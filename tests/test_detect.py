@@ -43,6 +43,7 @@ def own_folder(tmp_path, monkeypatch):
 # The detector
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
 def test_many_images_give_what_each_gives_alone(detector, tmp_path, batch_size):
     """Arrays and files mixed, of several sizes, the last batch smaller than the others."""

@@ -28,6 +28,7 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["ppyoloe_xs", "ppyoloe_plus_t"])
 @pytest.mark.parametrize("use_alpha", [False, True])
 def test_fused_model_computes_the_same(name, use_alpha):
@@ -103,12 +104,14 @@ def test_a_shared_block_stays_shared():
     assert fused[0] is fused[1][0]
 
 
+@pytest.mark.numeric
 def test_a_single_block_can_be_fused():
     block = randomise(RepVGGBlock(3, 5, activation="relu", use_alpha=True), seed=3).double().eval()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert_same_in_float64(fuse(block)(x), block(x))
 
 
+@pytest.mark.numeric
 def test_strided_grouped_convolution():
     block = randomise(ConvBNAct(4, 8, 5, stride=2, groups=2, activation="silu"), seed=4).double().eval()
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -55,6 +55,7 @@ def random_head(seed: int) -> PPYOLOEOutputs:
 # --- the branch ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numeric
 def test_the_auxiliary_branch_is_no_part_of_inference():
     """Neither run nor needed: without it, evaluation and the fused copy give the same."""
     model = small_model().eval()
@@ -181,6 +182,7 @@ def one_step(model, inputs, progress=ALIGNED) -> tuple[dict, list]:
     return terms, [parameter.grad for parameter in model.parameters()]
 
 
+@pytest.mark.numeric
 @BOTH
 def test_two_passes_give_the_same_bits(progress):
     gradients = []
@@ -193,6 +195,7 @@ def test_two_passes_give_the_same_bits(progress):
     assert all(torch.equal(first, second) for first, second in zip(*gradients))
 
 
+@pytest.mark.numeric
 def test_channels_last_computes_the_same():
     """In float64, where another order of summing leaves no trace; the layout is in use in both types."""
     expected, wanted = one_step(small_model().double(), images().double(), STATIC)
@@ -207,6 +210,7 @@ def test_channels_last_computes_the_same():
             assert_same_in_float64(torch.cat([g.ravel() for g in gradients]), torch.cat([g.ravel() for g in wanted]))
 
 
+@pytest.mark.numeric
 def test_bfloat16_is_near_float32():
     expected, _ = one_step(small_model(), images(), STATIC)
     model = small_model()

@@ -87,6 +87,7 @@ def test_varifocal_loss_of_rounded_probabilities():
     assert p.grad.isfinite().all()
 
 
+@pytest.mark.numeric
 def test_distribution_focal_loss():
     """The two neighbouring bins' cross-entropies, weighed by nearness."""
     generator = torch.Generator().manual_seed(0)
@@ -101,6 +102,7 @@ def test_distribution_focal_loss():
     assert_same_in_float64(distribution_focal_loss(box_logits, distances), expected)
 
 
+@pytest.mark.numeric
 def test_overlaps_equal_torchvision():
     generator = torch.Generator().manual_seed(0)
     corners, sides = torch.rand(2, 60, 2, generator=generator, dtype=torch.float64)

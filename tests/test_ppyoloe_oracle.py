@@ -27,7 +27,7 @@ from public.models.detectors.ppyoloe_aux import NEGATIVE_SLOPE
 from public.models.fuse import fuse
 from public.points import cell_points
 from public.weights.paddle import rename_ppyoloe
-from tests.numerics import assert_same_in_float64
+from tests.numerics import allowed, assert_same_in_float64, rounding
 
 ORACLES = Path(__file__).parents[2] / "shared/oracles/paddle"
 NAMES = {  # of the oracle -> ours
@@ -41,7 +41,14 @@ LEVEL_SIZES = ((5, 7), (10, 14), (20, 28))
 STRIDES = (32, 16, 8)
 
 
-@pytest.fixture(scope="module", params=[f"{oracle}-{part}" for oracle in NAMES for part in ("reduced", "whole")])
+NUMERIC = "ppyoloe_plus_crn_s-reduced"  # stands for all of them under other kinds of CPU
+FIGURES = [f"{oracle}-{part}" for oracle in NAMES for part in ("reduced", "whole")]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.numeric) if name == NUMERIC else name for name in FIGURES],
+)
 def figures(request):
     oracle, part = request.param.split("-")
     if part == "reduced":
@@ -169,6 +176,15 @@ def test_fused_equals_unfused(figures, eval_model, outputs):
         fused = fuse(eval_model)(images_of(figures["oracle"]))
     assert_same_in_float64(fused.class_logits, outputs.class_logits)
     assert_same_in_float64(fused.box_logits, outputs.box_logits)
+
+
+@pytest.mark.numeric
+def test_float32_is_near_float64(figures, eval_model, outputs):
+    """What users compute with: the rounding of this CPU is small enough to find a mistake by."""
+    with torch.no_grad():
+        single = copy.deepcopy(eval_model).float()(images_of(figures["oracle"]).float())
+    for name in ("class_logits", "box_logits"):
+        allowed(rounding(getattr(single, name), getattr(outputs, name)), cap=1e-3, what=name)
 
 
 def targets_of(run: dict) -> list[dict[str, torch.Tensor]]:

@@ -94,6 +94,7 @@ def test_equals_batchnorm_on_the_joined_batch_in_float64(results, parts):
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("parts", PARTS, ids=str)
 def test_equals_batchnorm_on_the_joined_batch_in_float32(results, parts):
     """To the rounding that torch's own BatchNorm has here."""
@@ -105,6 +106,7 @@ def test_equals_batchnorm_on_the_joined_batch_in_float32(results, parts):
         assert_within_rounding(found[name], value, single=single[name], double=value, cap=1e-5, what=name)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("parts", PARTS, ids=str)
 def test_a_large_mean_costs_hardly_more_digits_than_in_torchs_own(results, parts):
     """At a mean of 1e4, E[x^2] - E[x]^2 would leave no right digit of a variance of 0.25 in float32.
@@ -179,6 +181,7 @@ def bf16_step() -> dict[str, torch.Tensor]:
     return gradients | {"output": output.detach(), "running_var": model[1].running_var}
 
 
+@pytest.mark.numeric
 def test_bf16_inputs_under_autocast():
     expected, found = bf16_step(), run_processes(bf16_step, 2)
     output = torch.cat([part["output"] for part in found])

@@ -80,7 +80,8 @@ def _calibrate(model: nn.Module) -> None:
 def tolerances(detector, image: str | Path | np.ndarray) -> dict[str, float]:
     """By how much `boxes` (pixels) and `scores` found in `image` may differ on this CPU from one batch size to another.
 
-    From those of all points in float32 and in float64; see `tests.numerics`.  Pictures differ in this a hundredfold.  The cap is half a pixel.
+    From those of all points in float32 and in float64; see `tests.numerics`.  Pictures differ in this a hundredfold.
+    The cap is half a pixel.
     """
     pixels, geometry = prepare(image if isinstance(image, np.ndarray) else read_image(image), detector.spec)
     images = normalise(torch.from_numpy(pixels)[None], detector.spec)
