@@ -13,6 +13,8 @@ each order differently.  A tolerance tuned by hand on one CPU is therefore wrong
    times the difference (`assert_within_rounding`).  The bound is never widened by hand.  A cap, stated by the test, is a
    difference that would be a mistake on any CPU: where the measured rounding would allow more than that, the test fails,
    for then it could no longer find a mistake.
+4. bfloat16 has 8 binary digits: one rounding is up to 0.4 per cent, which dwarfs what float32 does on any CPU.  Tests of it
+   compare with float32 within a few such steps and state how many.
 
 All bounds are shares of the scale: the largest absolute value of the reference.
 """

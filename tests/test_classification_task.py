@@ -186,7 +186,7 @@ def test_evaluation_has_the_batches_and_the_precision_of_the_settings(whole):
     model = public.load(whole.runs[0] / "best.pth", "cpu").model
     losses = {precision: task_of(whole, precision=precision).evaluate(model) for precision in ("float32", "bf16")}
     assert losses["bf16"]["eval_loss"] != losses["float32"]["eval_loss"]
-    assert losses["bf16"]["eval_loss"] == pytest.approx(losses["float32"]["eval_loss"], rel=0.02)
+    assert losses["bf16"]["eval_loss"] == pytest.approx(losses["float32"]["eval_loss"], rel=0.02)  # 5 steps of bf16
 
 
 # ---------------------------------------------------------------------------------------------- class folders

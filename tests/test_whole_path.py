@@ -310,7 +310,7 @@ def test_autocast_trains(trained, fresh, precision):
     """Near the float32 run at the first step, and not equal to it: the mode is in use."""
     fresh.train("--precision", precision, "--channels_last", "true", "--max_steps", "2")
     ours, plain = read_metrics(fresh.runs[0]), read_metrics(trained.runs[0])
-    assert ours[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)
+    assert ours[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)  # 5 steps of bf16
     assert ours[0]["loss"] != plain[0]["loss"]
 
 

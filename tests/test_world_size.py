@@ -136,9 +136,9 @@ def test_another_number_of_processes_goes_on_and_is_recorded(fresh):
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_rank_and_ends_in_the_same_bits(fresh):
-    """Rank 1 kills itself in step 4, once: the restarted processes find a mark."""
+    """Rank 1 kills itself in step 4, once: the restarted processes find a mark.  The undisturbed run is a forked one."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    fresh.train("--resume", "none", launcher=launcher)
+    train(fresh, "--resume", "none", world_size=2)
     undisturbed = fresh.digests()
     (fresh.folder / "loss.py").write_text(
         "import os\nimport signal\nfrom pathlib import Path\n" + (fresh.folder / "loss.py").read_text()
