@@ -52,10 +52,9 @@ def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:
     Raises:
         ValueError: the numbers of classes differ, or the weights do not fit the network.
     """
-    if settings.num_classes != checkpoint["num_classes"]:
-        raise ValueError(
-            f"{path} holds weights for {checkpoint['num_classes']} classes, but the settings say {settings.num_classes}"
-        )
+    num_classes = checkpoint.get("num_classes", settings.num_classes)
+    if settings.num_classes != num_classes:
+        raise ValueError(f"{path} holds weights for {num_classes} classes, but the settings say {settings.num_classes}")
     model = settings.build_model()
     try:
         load_state(model, checkpoint["model"])

@@ -112,6 +112,7 @@ def test_to_image_inverts_the_geometry_and_clips():
         to_image([detection, empty], [geometry])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 def test_normalise_is_the_formula(color_order):
     spec = dataclasses.replace(STRETCH, color_order=color_order)

@@ -8,6 +8,7 @@ import torch
 from public.loading.classification import ClassificationBatch
 from public.losses.cross_entropy import CrossEntropyLoss
 from public.protocols import Progress
+from tests.helpers.numerics import EPS, assert_same_in_float64
 from tests.helpers.processes import run_processes
 
 PROGRESS = Progress(0, 0, 0, 1, 1)
@@ -16,7 +17,8 @@ B, K = 6, 4
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(B, K, generator=generator) * 3, torch.randint(0, K, (B,), generator=generator)
+    logits = torch.randn(B, K, generator=generator, dtype=torch.float64) * 3
+    return logits, torch.randint(0, K, (B,), generator=generator)
 
 
 def loss_of(logits, targets, smoothing: float = 0.0) -> torch.Tensor:
@@ -32,30 +34,30 @@ def test_the_formula_for_labels_and_for_mixtures(smoothing):
     shares = torch.softmax(batch(1)[0], 1)
     for targets in (labels, shares):
         expected = 0.0
-        for row, target in zip(logits.double().tolist(), targets.tolist()):
+        for row, target in zip(logits.tolist(), targets.tolist()):
             log_sum = math.log(sum(math.exp(x) for x in row))
             truth = [float(k == target) for k in range(K)] if isinstance(target, int) else target
             smooth = [(1 - smoothing) * share + smoothing / K for share in truth]
             expected -= sum(share * (x - log_sum) for share, x in zip(smooth, row)) / B
-        assert loss_of(logits, targets, smoothing).item() == pytest.approx(expected, rel=1e-6)
+        assert loss_of(logits, targets, smoothing).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_label_is_a_mixture_of_one():
     logits, labels = batch()
-    shares = torch.nn.functional.one_hot(labels, K).float()
+    shares = torch.nn.functional.one_hot(labels, K).double()
     for smoothing in (0.0, 0.2):
-        torch.testing.assert_close(loss_of(logits, labels, smoothing), loss_of(logits, shares, smoothing))
+        assert_same_in_float64(loss_of(logits, labels, smoothing), loss_of(logits, shares, smoothing))
 
 
 def test_a_batch_of_mixed_labels_is_its_soft_targets():
     """The form that batches have, against the probabilities that a batch makes of itself."""
     logits, labels = batch()
-    target = {"labels": labels, "other_labels": labels.flip(0), "shares": torch.linspace(0, 1, B)}
+    target = {"labels": labels, "other_labels": labels.flip(0), "shares": torch.linspace(0, 1, B, dtype=torch.float64)}
     mixed = ClassificationBatch(images=None, targets=target, image_ids=[], indices=[], skipped=[])
     for smoothing in (0.0, 0.1):
-        soft = mixed.soft_targets(K, label_smoothing=smoothing)
+        soft = mixed.soft_targets(K, label_smoothing=smoothing).double()
         expected = -(soft * logits.log_softmax(1)).sum(1).mean()
-        torch.testing.assert_close(loss_of(logits, mixed.targets, smoothing), expected)
+        assert_same_in_float64(loss_of(logits, mixed.targets, smoothing), expected, bound=EPS)  # of the float32 targets
     unmixed = target | {"shares": torch.ones(B)}
     assert loss_of(logits, unmixed, 0.1) == loss_of(logits, labels, 0.1)
 
@@ -67,15 +69,15 @@ def test_float32_whatever_the_autocast_and_float64_stays():
         under_autocast = loss_of(low, labels)
     assert under_autocast.dtype == torch.float32
     assert under_autocast == loss_of(low.float(), labels)
-    assert loss_of(logits.double(), torch.softmax(logits, 1)).dtype == torch.float64
+    assert loss_of(logits, torch.softmax(logits, 1)).dtype == torch.float64
 
 
 def test_the_gradient_is_probability_minus_target_over_the_images():
     logits, labels = batch()
     logits.requires_grad_()
     loss_of(logits, labels, 0.1).backward()
-    target = 0.9 * torch.nn.functional.one_hot(labels, K) + 0.1 / K
-    torch.testing.assert_close(logits.grad, (logits.detach().softmax(1) - target) / B)
+    target = 0.9 * torch.nn.functional.one_hot(labels, K).double() + 0.1 / K
+    assert_same_in_float64(logits.grad, (logits.detach().softmax(1) - target) / B)
 
 
 def gradient_of_this_rank(parts) -> torch.Tensor:
@@ -93,7 +95,7 @@ def test_the_mean_gradient_of_the_processes_is_that_of_one():
     whole = logits.clone().requires_grad_()
     loss_of(whole, labels, 0.1).backward()
     found = run_processes(gradient_of_this_rank, 2, [(logits[:1], labels[:1]), (logits[1:], labels[1:])])
-    torch.testing.assert_close(torch.cat(found) / 2, whole.grad)
+    assert_same_in_float64(torch.cat(found) / 2, whole.grad)
 
 
 @pytest.mark.parametrize(

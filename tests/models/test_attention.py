@@ -91,6 +91,7 @@ def test_coordinate_attention_learns_from_rows_and_columns():
     assert torch.autograd.gradcheck(module, images(2, 8, 3, 4).requires_grad_())
 
 
+@pytest.mark.numeric
 def test_fused_coordinate_attention():
     module = seeded(nn.Sequential(CoordinateAttention(12), BiasedConvBNAct(12, 5, activation="relu")))
     fused = fuse(module)
@@ -149,6 +150,7 @@ def test_meta_acon_is_the_papers_formula():
         np.testing.assert_allclose(found.reshape(40, 12), expected, rtol=1e-12)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("activation", ["acon_c", "meta_acon"])
 def test_gradients_and_the_fused_form(activation):
     module = seeded(ConvBNAct(3, 16, 3, activation=activation))

@@ -17,6 +17,7 @@ from tests.helpers.backbone_checks import (
     oracle_state,
     scatter_batch_norms,
 )
+from tests.helpers.numerics import assert_same_in_float64
 
 ORACLES = {  # -> our name, and theirs of the first two stages
     "timm_regnety_002": ("regnety_200mf", "s1", "s2"),
@@ -139,18 +140,18 @@ def test_stochastic_depth_leaves_the_shortcut_or_doubles_the_rest():
     torch.manual_seed(0)
     block = blocks_of(regnet.build("regnety_200mf", num_classes=5))[-1]
     scatter_batch_norms(block)
-    block.eval()
-    x = torch.randn(32, 368, 3, 3)
+    block.double().eval()
+    x = torch.randn(32, 368, 3, 3, dtype=torch.float64)
     with torch.no_grad():
         rest = block.conv3(block.se(block.conv2(block.conv1(x))))
-        torch.testing.assert_close(block(x), (x + rest).relu())
+        assert_same_in_float64(block(x), (x + rest).relu())
         block.drop_path.p = 0.5
-        torch.testing.assert_close(block(x), (x + rest).relu())  # nothing is dropped in eval mode
+        assert_same_in_float64(block(x), (x + rest).relu())  # nothing is dropped in eval mode
         block.drop_path.train()
         y = block(x)
     is_dropped = (y == x.relu()).flatten(1).all(dim=1)
     assert 0 < is_dropped.sum() < 32
-    torch.testing.assert_close(y[~is_dropped], (x + 2 * rest).relu()[~is_dropped])
+    assert_same_in_float64(y[~is_dropped], (x + 2 * rest).relu()[~is_dropped])
 
 
 def test_zero_init_makes_each_block_its_shortcut():

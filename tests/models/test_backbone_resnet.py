@@ -20,6 +20,7 @@ from tests.helpers.backbone_checks import (
     num_parameters,
     oracle_state,
 )
+from tests.helpers.numerics import assert_same_in_float64
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 MAPS = {f"layer{number + 1}": number for number in range(4)}
@@ -161,16 +162,17 @@ def test_dropout_acts_on_the_features_in_training_only():
     assert shares[1] < 0.1
 
 
+@pytest.mark.numeric
 def test_attention_stands_before_the_sum_and_leaves_the_published_network_alone():
     """With zeros in its last two convolutions each factor is 1/2, so each block adds a quarter of what it added."""
-    model = small(attention="coordinate").eval()
+    model = small(attention="coordinate").double().eval()
     block = model.backbone.stages[0][0]
     for conv in (block.attention.rows, block.attention.columns):
         nn.init.zeros_(conv.weight)
         nn.init.zeros_(conv.bias)
-    x = torch.randn(2, 64, 8, 8)
+    x = torch.randn(2, 64, 8, 8, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(block(x), (x + block.layers(x) / 4).relu())
+        assert_same_in_float64(block(x), (x + block.layers(x) / 4).relu())
     assert not [name for name in small().state_dict() if "attention" in name]
     with pytest.raises(ValueError, match="unknown attention 'squeeze'"):
         small(attention="squeeze")

@@ -27,6 +27,7 @@ from tests.helpers.backbone_checks import (
     oracle_state,
     scatter_batch_norms,
 )
+from tests.helpers.numerics import assert_same_in_float64, in_float64
 
 MAPS = {"features.0": 0, "features.2": 1, "features.4": 2, "features.10": 3, "features.15": 4}
 STRIDED = (1, 3, 5, 11)  # the blocks that halve the resolution
@@ -234,9 +235,10 @@ def test_maps_selection_and_round_trip():
         assert not torch.equal(other(images), expected)
         other.load_state_dict(model.state_dict(), strict=True)
         assert torch.equal(other(images), expected)
-        fused = fuse(model)
+        precise = in_float64(model)
+        fused = fuse(precise)
         assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-        assert (fused(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert_same_in_float64(fused(images), precise(images))
 
 
 def test_stochastic_depth_rises_linearly_to_the_last_block():
@@ -248,18 +250,18 @@ def test_stochastic_depth_leaves_the_shortcut_or_doubles_the_rest():
     torch.manual_seed(0)
     block = blocks_of(rexnet.build("rexnet_100", num_classes=5))[-1]
     scatter_batch_norms(block)
-    block.eval()
-    x = torch.randn(32, 174, 3, 3)
+    block.double().eval()
+    x = torch.randn(32, 174, 3, 3, dtype=torch.float64)
     with torch.no_grad():
-        padded = torch.cat([x, torch.zeros(32, 11, 3, 3)], dim=1)
+        padded = torch.cat([x, x.new_zeros(32, 11, 3, 3)], dim=1)
         rest = block(x) - padded
         block.drop_path.p = 0.5
-        torch.testing.assert_close(block(x), padded + rest)  # nothing is dropped in eval mode
+        assert_same_in_float64(block(x), padded + rest)  # nothing is dropped in eval mode
         block.drop_path.train()
         y = block(x)
     is_dropped = (y == padded).flatten(1).all(dim=1)
     assert 0 < is_dropped.sum() < 32
-    torch.testing.assert_close(y[~is_dropped], (padded + 2 * rest)[~is_dropped], rtol=1e-4, atol=1e-5)
+    assert_same_in_float64(y[~is_dropped], (padded + 2 * rest)[~is_dropped])
 
 
 def test_zero_init_makes_a_block_its_input():
@@ -323,9 +325,9 @@ def test_a_backbone_with_learnt_activations_and_coordinate_attention(activation,
     model(images).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     scatter_batch_norms(model)
+    precise = in_float64(model.eval())
     with torch.no_grad():
-        expected = model.eval()(images)
-        assert (fuse(model)(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert_same_in_float64(fuse(precise)(images), precise(images))
 
 
 def test_the_activation_behind_the_depthwise_convolution():

@@ -27,6 +27,7 @@ from public.weights.detectors import RELEASED, released
 from public.weights.known import KNOWN
 from tests.figures.fill_rule import fill, oracle_input
 from tests.figures.make_figures import load_figures
+from tests.helpers.numerics import in_float64
 from tests.helpers.paddle_files import TABLE, paddle_arrays, paddle_name, write_pdparams
 
 ORACLES = {
@@ -92,18 +93,21 @@ def oracle_arrays(figures: dict) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("model", "protocol"), [("ppyoloe_s", 2), ("ppyoloe_plus_s", 4), ("ppyoloe_plus_t", 4)])
 def test_converted_weights_give_the_outputs_of_the_original(tmp_path, model, protocol):
-    """From a file as Paddle writes it, by the command and `public.load`, to the reference's scores and boxes."""
+    """From a file as Paddle writes it, by the command and `public.load`, to the reference's scores and boxes.
+
+    Ours are computed in float64; what remains is the rounding of the reference.
+    """
     figures = load_figures(ORACLES[model])
     arrays = oracle_arrays(figures)
     checkpoint, lines = converted(tmp_path, arrays, model=model, protocol=protocol)
     detector = public.load(tmp_path / "out.pth", "cpu")
     with torch.no_grad():
-        outputs = detector.model(torch.from_numpy(oracle_input(ORACLES[model], (2, 3, 160, 224))))
+        outputs = in_float64(detector.model)(torch.from_numpy(oracle_input(ORACLES[model], (2, 3, 160, 224))))
     boxes, scores = detector.decoder.decode(outputs)
     index, expected = figures["scores"]
-    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=2e-5)
     index, expected = figures["boxes"]
-    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=0.02)
+    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=3e-3)
     fixed = sum(name in arrays for name in figures["fixed"])
     assert f"used: {len(arrays) - fixed} arrays" in lines
     assert checkpoint["class_names"] == list(COCO_CLASSES)

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from public.models import create_model
 from public.models.fuse import fuse
 from public.models.layers import ConvBNAct, RepVGGBlock
+from tests.helpers.numerics import assert_same_in_float64, in_float64
 
 
 def randomise(model: nn.Module, seed: int) -> nn.Module:
@@ -27,18 +28,16 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["ppyoloe_xs", "ppyoloe_plus_t"])
 @pytest.mark.parametrize("use_alpha", [False, True])
 def test_fused_model_computes_the_same(name, use_alpha):
-    model = randomise(create_model(name, num_classes=4, use_alpha=use_alpha), seed=1).eval()
+    model = in_float64(randomise(create_model(name, num_classes=4, use_alpha=use_alpha), seed=1).eval())
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, found = model(images), fuse(model)(images)
-    scale = expected.class_logits.std().item()
-    torch.testing.assert_close(found.class_logits, expected.class_logits, rtol=0, atol=1e-4 * scale)
-    torch.testing.assert_close(
-        found.box_logits, expected.box_logits, rtol=0, atol=1e-4 * expected.box_logits.std().item()
-    )
+    assert_same_in_float64(found.class_logits, expected.class_logits)
+    assert_same_in_float64(found.box_logits, expected.box_logits)
     assert found.level_sizes == expected.level_sizes
 
 
@@ -105,16 +104,18 @@ def test_a_shared_block_stays_shared():
     assert fused[0] is fused[1][0]
 
 
+@pytest.mark.numeric
 def test_a_single_block_can_be_fused():
-    block = randomise(RepVGGBlock(3, 5, activation="relu", use_alpha=True), seed=3).eval()
-    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(fuse(block)(x), block(x))
+    block = randomise(RepVGGBlock(3, 5, activation="relu", use_alpha=True), seed=3).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_same_in_float64(fuse(block)(x), block(x))
 
 
+@pytest.mark.numeric
 def test_strided_grouped_convolution():
-    block = randomise(ConvBNAct(4, 8, 5, stride=2, groups=2, activation="silu"), seed=4).eval()
-    x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(fuse(block)(x), block(x))
+    block = randomise(ConvBNAct(4, 8, 5, stride=2, groups=2, activation="silu"), seed=4).double().eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_same_in_float64(fuse(block)(x), block(x))
 
 
 def test_unknown_activation_is_named():

@@ -16,6 +16,7 @@ from public.models.detectors.ppyoloe_aux import PPYOLOEAuxOutputs
 from public.models.fuse import fuse
 from public.protocols import Progress
 from public.training.optimizers import parameter_groups
+from tests.helpers.numerics import assert_same_in_float64, in_float64
 
 NAME, NUM_CLASSES = "ppyoloe_plus_t", 3
 STATIC = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
@@ -44,14 +45,17 @@ def images(count: int = 2) -> torch.Tensor:
 
 
 def random_head(seed: int) -> PPYOLOEOutputs:
+    """Outputs in float64."""
     generator = torch.Generator().manual_seed(seed)
-    class_logits = torch.randn(2, 84, NUM_CLASSES, generator=generator)
-    return PPYOLOEOutputs(class_logits, torch.randn(2, 84, 68, generator=generator), ((2, 2), (4, 4), (8, 8)))
+    class_logits = torch.randn(2, 84, NUM_CLASSES, generator=generator, dtype=torch.float64)
+    box_logits = torch.randn(2, 84, 68, generator=generator, dtype=torch.float64)
+    return PPYOLOEOutputs(class_logits, box_logits, ((2, 2), (4, 4), (8, 8)))
 
 
 # --- the branch ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numeric
 def test_the_auxiliary_branch_is_no_part_of_inference():
     """Neither run nor needed: without it, evaluation and the fused copy give the same."""
     model = small_model().eval()
@@ -64,9 +68,10 @@ def test_the_auxiliary_branch_is_no_part_of_inference():
     assert not [name for name in fused.state_dict() if name.startswith("aux_")]
     assert hasattr(model, "aux_neck")
     with torch.no_grad():
-        again, found = model(images()), fused(images())
+        again, precise = model(images()), in_float64(model)
+        wanted, found = precise(images()), fuse(precise)(images())
     assert torch.equal(again.class_logits, expected.class_logits)
-    torch.testing.assert_close(found.class_logits, expected.class_logits, rtol=1e-3, atol=1e-4)
+    assert_same_in_float64(found.class_logits, wanted.class_logits)
 
 
 def test_outputs_of_train_mode_decode_as_the_main_head():
@@ -132,7 +137,7 @@ def test_terms_are_the_sum_of_two_plain_losses_on_one_assignment(progress):
     expected = [plain.unweighted(head, [SOME, NONE], progress) for head in (random_head(0), random_head(1))]
     found = loss.unweighted(outputs, [SOME, NONE], progress)
     for name, term in found.items():
-        torch.testing.assert_close(term, expected[0][name] + expected[1][name])
+        assert_same_in_float64(term, expected[0][name] + expected[1][name])
         assert term > 0
 
 
@@ -177,6 +182,7 @@ def one_step(model, inputs, progress=ALIGNED) -> tuple[dict, list]:
     return terms, [parameter.grad for parameter in model.parameters()]
 
 
+@pytest.mark.numeric
 @BOTH
 def test_two_passes_give_the_same_bits(progress):
     gradients = []
@@ -189,15 +195,22 @@ def test_two_passes_give_the_same_bits(progress):
     assert all(torch.equal(first, second) for first, second in zip(*gradients))
 
 
+@pytest.mark.numeric
 def test_channels_last_computes_the_same():
-    expected, _ = one_step(small_model(), images(), STATIC)
-    model = small_model().to(memory_format=torch.channels_last)
-    found, gradients = one_step(model, images().to(memory_format=torch.channels_last), STATIC)
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-4, atol=1e-5)
-    assert all(gradient.isfinite().all() for gradient in gradients)
+    """In float64, where another order of summing leaves no trace; the layout is in use in both types."""
+    expected, wanted = one_step(small_model().double(), images().double(), STATIC)
+    for dtype in (torch.float64, torch.float32):
+        model = small_model().to(dtype=dtype, memory_format=torch.channels_last)
+        inputs = images().to(dtype=dtype, memory_format=torch.channels_last)
+        found, gradients = one_step(model, inputs, STATIC)
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        if dtype == torch.float64:
+            for name, term in expected.items():
+                assert_same_in_float64(found[name], term, what=name)
+            assert_same_in_float64(torch.cat([g.ravel() for g in gradients]), torch.cat([g.ravel() for g in wanted]))
 
 
+@pytest.mark.numeric
 def test_bfloat16_is_near_float32():
     expected, _ = one_step(small_model(), images(), STATIC)
     model = small_model()
@@ -207,7 +220,7 @@ def test_bfloat16_is_near_float32():
     found = loss_of()(outputs, [SOME, NONE], STATIC)
     for name, term in expected.items():
         assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name], term, rtol=0.1, atol=0.0)
+        torch.testing.assert_close(found[name], term, rtol=0.1, atol=0.0)  # 25 steps of bfloat16
     sum(found.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 

@@ -1,7 +1,12 @@
 """PPYOLOE-s, PPYOLOE+-s and the tiny PPYOLOE+ against PaddleDetection: from outputs to gradients.
 
 Each test runs on the reduced figures in `tests/figures` and, where `../shared` is present, on the whole oracle.  The
-checkpoint is recreated from its names, converted and loaded strictly.  Everything is plain float32 on the CPU.
+checkpoint is recreated from its names, converted and loaded strictly.
+
+The original computed in float32, ours compute in float64.  So both are fixed numbers, the same on every CPU, and what the
+limits below leave room for is the original's rounding alone: NOTES_paddle.md states that its scores move by 7e-6 and its
+boxes by 1.1e-3 pixels when its layers are fused, and its gradients by 9e-5 of a parameter's norm when its terms are added
+before the backward pass.
 """
 
 import copy
@@ -21,6 +26,7 @@ from public.protocols import Progress
 from public.weights.detectors.ppyoloe import rename_ppyoloe
 from tests.figures.fill_rule import fill, oracle_input
 from tests.figures.make_figures import load_figures, load_oracle
+from tests.helpers.numerics import allowed, assert_same_in_float64, rounding
 from tests.helpers.places import SHARED
 
 ORACLES = SHARED / "oracles/paddle"
@@ -35,7 +41,14 @@ LEVEL_SIZES = ((5, 7), (10, 14), (20, 28))
 STRIDES = (32, 16, 8)
 
 
-@pytest.fixture(scope="module", params=[f"{oracle}-{part}" for oracle in NAMES for part in ("reduced", "whole")])
+NUMERIC = "ppyoloe_plus_crn_s-reduced"  # stands for all of them under other kinds of CPU
+FIGURES = [f"{oracle}-{part}" for oracle in NAMES for part in ("reduced", "whole")]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.numeric) if name == NUMERIC else name for name in FIGURES],
+)
 def figures(request):
     oracle, part = request.param.split("-")
     if part == "reduced":
@@ -63,13 +76,14 @@ def checkpoint(figures: dict, gain: float) -> dict[str, np.ndarray]:
 
 
 def loaded_model(figures: dict, gain: float) -> torch.nn.Module:
+    """In float64."""
     model = create_model(figures["name"], num_classes=80)
     model.load_state_dict(rename_ppyoloe(checkpoint(figures, gain)), strict=True)
-    return model
+    return model.double()
 
 
 def images_of(tag: str) -> torch.Tensor:
-    return torch.from_numpy(oracle_input(tag, (2, 3, 160, 224)))
+    return torch.from_numpy(oracle_input(tag, (2, 3, 160, 224))).double()
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +97,9 @@ def outputs(figures, eval_model):
         return eval_model(images_of(figures["oracle"]))
 
 
-# The tiny model's auxiliary head has a leaky ReLU, whose slope jumps at 0.  float32 carries its 850,000 inputs to about
-# 1e-4, and a handful lie nearer to 0 than that; one on the other side moves gradients by up to half a per cent.  Measured
-# in float64, the original stood on the other side at exactly these two, 1.5e-5 and 1.6e-6 from 0: branch -> level, place.
+# The tiny model's auxiliary head has a leaky ReLU, whose slope jumps at 0.  The original's float32 carries its 850,000
+# inputs to about 1e-4, and a handful lie nearer to 0 than that; one on the other side moves gradients by up to half a per
+# cent.  The original stood on the other side at exactly these two, 1.5e-5 and 1.6e-6 from 0: branch -> level, place.
 OTHER_SIDES = {"stem_cls": (2, 120082), "stem_reg": (2, 163256)}
 
 
@@ -103,14 +117,14 @@ class SidedLeakyReLU(torch.nn.Module):
 
 
 def impose_sides(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """Gives the auxiliary head the sides of float64, and the original's at OTHER_SIDES."""
-    precise = copy.deepcopy(model).double()
+    """Gives the auxiliary head its own sides, but the original's at OTHER_SIDES."""
+    watched = copy.deepcopy(model)
     sides = {branch: [] for branch in OTHER_SIDES}
     for branch in sides:
-        act = getattr(precise.aux_head, branch).act
+        act = getattr(watched.aux_head, branch).act
         act.register_forward_pre_hook(lambda module, given, branch=branch: sides[branch].append(given[0] > 0))
     with torch.no_grad():
-        precise(images.double())
+        watched(images)
     for branch, (level, place) in OTHER_SIDES.items():
         sides[branch][level].view(-1)[place].logical_not_()
         getattr(model.aux_head, branch).act = SidedLeakyReLU(sides[branch])
@@ -143,9 +157,9 @@ def at_each_epoch(model: torch.nn.Module, name: str, images: torch.Tensor) -> di
 def test_dense_scores_and_boxes(figures, outputs):
     boxes, scores = create_decoder(figures["name"]).decode(outputs)
     index, expected = figures["scores"]
-    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores.numpy()[tuple(index.T)], expected, rtol=0, atol=2e-5)
     index, expected = figures["boxes"]
-    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=0.02)
+    np.testing.assert_allclose(boxes.numpy()[tuple(index.T)], expected, rtol=0, atol=3e-3)
     assert outputs.level_sizes == LEVEL_SIZES
 
 
@@ -160,14 +174,23 @@ def test_kept_set(figures, outputs):
 def test_fused_equals_unfused(figures, eval_model, outputs):
     with torch.no_grad():
         fused = fuse(eval_model)(images_of(figures["oracle"]))
-    torch.testing.assert_close(fused.class_logits.sigmoid(), outputs.class_logits.sigmoid(), rtol=0, atol=1e-4)
-    torch.testing.assert_close(fused.box_logits, outputs.box_logits, rtol=0, atol=1e-4)
+    assert_same_in_float64(fused.class_logits, outputs.class_logits)
+    assert_same_in_float64(fused.box_logits, outputs.box_logits)
+
+
+@pytest.mark.numeric
+def test_float32_is_near_float64(figures, eval_model, outputs):
+    """What users compute with: the rounding of this CPU is small enough to find a mistake by."""
+    with torch.no_grad():
+        single = copy.deepcopy(eval_model).float()(images_of(figures["oracle"]).float())
+    for name in ("class_logits", "box_logits"):
+        allowed(rounding(getattr(single, name), getattr(outputs, name)), cap=1e-3, what=name)
 
 
 def targets_of(run: dict) -> list[dict[str, torch.Tensor]]:
     return [
         {
-            "boxes": torch.tensor([target["xyxy"] for target in image]).reshape(-1, 4),
+            "boxes": torch.tensor([target["xyxy"] for target in image], dtype=torch.float32).reshape(-1, 4).double(),
             "labels": torch.tensor([target["class"] for target in image], dtype=torch.int64),
         }
         for image in run["targets"]
@@ -176,14 +199,15 @@ def targets_of(run: dict) -> list[dict[str, torch.Tensor]]:
 
 def assign(loss, figures: dict, run: dict, image: int):
     """The assigner of the run on the original's own predictions."""
-    points, strides = cell_points(LEVEL_SIZES, STRIDES, offset=0.5, device=torch.device("cpu"))
+    grid = cell_points(LEVEL_SIZES, STRIDES, offset=0.5, device=torch.device("cpu"))
+    points, strides = (x.double() for x in grid)
     is_static = run["epoch"] < loss.static_assigner_epochs
     boxes, scores = figures["predictions"]["static" if is_static else "aligned"]
-    given = {"predicted_boxes": torch.from_numpy(boxes[image]), **targets_of(run)[image]}
+    given = {"predicted_boxes": torch.from_numpy(boxes[image]).double(), **targets_of(run)[image]}
     if is_static:
         cells = torch.cat([points - 2.5 * strides, points + 2.5 * strides], dim=1)
         return loss.static_assigner(cells=cells, level_sizes=LEVEL_SIZES, num_classes=80, **given)
-    class_scores = torch.from_numpy(scores[image])
+    class_scores = torch.from_numpy(scores[image]).double()
     return loss.assigner(points=points, strides=strides, class_scores=class_scores, **given)
 
 
@@ -226,7 +250,7 @@ def test_loss_terms(figures, train_outputs, name):
         terms = terms_of(figures, run, train_outputs[1][run["epoch"]])
     assert set(terms) == set(run["losses"])
     for term, expected in run["losses"].items():
-        assert terms[term].item() == pytest.approx(expected, rel=1e-4, abs=0), term
+        assert terms[term].item() == pytest.approx(expected, rel=5e-5, abs=0), term
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -253,7 +277,7 @@ def check_gradient(gradient: torch.Tensor | None, pair: list[float] | None, name
     if norm == 0:
         assert ours == 0, name
         return
-    allowed = 1e-3 * norm + 1e-6 * total
+    allowed = 5e-4 * norm + 5e-7 * total
     assert ours > 0, name
     assert abs(ours - norm) <= allowed, name
     direction = torch.from_numpy(oracle_input(f"grad:{name}", tuple(gradient.shape))).double()
@@ -275,7 +299,7 @@ def test_running_variance_follows_the_unbiased_rule(oracle):
         difference = 0.1 * biased / (count - 1)
         ours = our_name(f"{name}.weight").removesuffix(".weight")
         expected = stored[f"bn/{name}/var_after"] + difference
-        np.testing.assert_allclose(state[f"{ours}.running_mean"], stored[f"bn/{name}/mean_after"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state[f"{ours}.running_mean"], stored[f"bn/{name}/mean_after"], rtol=2e-5, atol=2e-6)
         np.testing.assert_allclose(state[f"{ours}.running_var"], expected, rtol=2e-5)
 
 
@@ -315,17 +339,18 @@ def test_wrong_image_size_is_named():
 def test_export_gives_the_same_outputs():
     """One program for every batch size, with random values everywhere: a fresh head would hide a broken backbone."""
     torch.manual_seed(0)
-    model = create_model("ppyoloe_xs", num_classes=3).eval()
+    model = create_model("ppyoloe_xs", num_classes=3).double().eval()
     for parameter in model.head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
+    sample = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     batch = torch.export.Dim("batch", min=1, max=8)
-    program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes={"images": {0: batch}})
-    images = torch.randn(3, 3, 64, 96)
+    program = torch.export.export(model, (sample,), dynamic_shapes={"images": {0: batch}})
+    images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     exported, expected = program.module()(images), model(images)
     assert expected.class_logits.std() > 0
     assert exported.level_sizes == expected.level_sizes
-    torch.testing.assert_close(exported.class_logits, expected.class_logits)
-    torch.testing.assert_close(exported.box_logits, expected.box_logits)
+    assert_same_in_float64(exported.class_logits, expected.class_logits)
+    assert_same_in_float64(exported.box_logits, expected.box_logits)
 
 
 def test_converter_reports_what_it_does_not_know():

@@ -427,11 +427,32 @@ def check_what_moved(page: TrainingConfig, trained: dict) -> None:
     "name", ["ppyoloe_s_coco", "ppyoloe_plus_t_coco", "ppyoloe_l_voc", "ppyoloe_plus_s_objects365"]
 )
 def test_train_py_and_test_sh_at_full_size(name, tmp_path):
-    """The commands of the card on tiny data, one of each kind: 320 .. 768 pixels, all augmentation, real checkpoints."""
+    """The commands of the card on tiny data, one of each kind: 320 .. 768 pixels, all augmentation, real checkpoints.
+
+    In float32: on a CPU without bf16 instructions bf16 takes up to ten times as long.  The test above runs every page in
+    the precision that it states.
+    """
     experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
     config = load_experiment(experiment.folder).config
     write_layout(config, experiment.data_root, num_images=3)
-    experiment.train("--starting_weights", "none", "--max_steps", "2", "--batch_size", "2")
+    check_train_and_test(experiment, "--batch_size", "2", "--precision", "float32")
+
+
+@pytest.mark.slow
+def test_train_py_and_test_sh_in_bf16(tmp_path):
+    """The same in the precision of the page, with small pictures: the digits of test.sh are those of training in it too."""
+    experiment = TinyExperiment(
+        copied_small(REPOSITORY / "detection_experiments/ppyoloe_xs_voc", tmp_path), tmp_path / "data"
+    )
+    config = load_experiment(experiment.folder).config
+    assert config.precision == "bf16"
+    write_layout(config, experiment.data_root, num_images=3)
+    check_train_and_test(experiment)
+
+
+def check_train_and_test(experiment: TinyExperiment, *flags: str) -> None:
+    """Two steps of train.py, an evaluation, and test.sh with the same digits of the same weights."""
+    experiment.train("--starting_weights", "none", "--max_steps", "2", *flags)
     (run,) = experiment.runs
     best = load_checkpoint(run / "best.pth")
     assert best["step"] == 2
@@ -450,7 +471,7 @@ def copied(folder: Path, root: Path) -> TinyExperiment:
 
 @pytest.mark.slow
 def test_ppyoloe_s_voc_takes_two_steps_on_tiny_voc_data(tmp_path):
-    """The real recipe with all its augmentation and bf16, on eight small images in VOC's layout."""
+    """The real recipe with all its augmentation at full size, in float32, on eight small images in VOC's layout."""
     assert set(TINY_CLASSES) <= set(VOC_CLASSES)
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="train", num_images=8, seed=1)
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="val", num_images=2, seed=2)
@@ -458,7 +479,7 @@ def test_ppyoloe_s_voc_takes_two_steps_on_tiny_voc_data(tmp_path):
     log = experiment.train(fails=True)
     assert "pretrained/ppyoloe_s_coco.pth" in log
     assert "--starting_weights none" in log
-    experiment.train("--starting_weights", "none", "--max_steps", "2")
+    experiment.train("--starting_weights", "none", "--max_steps", "2", "--batch_size", "2", "--precision", "float32")
     (run,) = experiment.runs
     assert len([line for line in read_metrics(run) if line["kind"] == "train"]) == 1, "the last step is printed"
     trained = load_checkpoint(run / "latest.pth")["training"]["raw_model"]

@@ -69,7 +69,7 @@ def test_a_video_keeps_its_size_its_frames_and_its_rate(checkpoint, detector, ow
     assert [entry["frame"] for entry in entries] == list(range(7))
     for number, (entry, frame) in enumerate(zip(entries, source)):
         assert entry["seconds"] == pytest.approx(number / fps)
-        assert_same(entry, detector(np.ascontiguousarray(frame), 0.01))
+        assert_same(entry, detector, np.ascontiguousarray(frame))
     assert sorted(path.name for path in output.iterdir()) == [
         f"clip.{ending}",
         "detections.json",
@@ -101,7 +101,7 @@ def test_every_third_frame_is_looked_at_and_all_are_written(checkpoint, detector
     assert [entry["frame"] for entry in results.entries] == [0, 3, 6]
     source, _ = read_frames(tmp_path / "clip.mp4")
     for entry in results.entries:
-        assert_same(entry, detector(np.ascontiguousarray(source[entry["frame"]]), 0.01))
+        assert_same(entry, detector, np.ascontiguousarray(source[entry["frame"]]))
     assert len(read_frames(own_folder / "clip_detections" / "clip.mp4")[0]) == 7
     arguments = command.make_parser().parse_args(["-", "-", "--every", "3", "--batch_size", "2"])
     clip = open_video(tmp_path / "clip.mp4")
@@ -248,7 +248,7 @@ def test_recording_without_a_display_plays_at_the_true_speed(checkpoint, detecto
     assert [entry["frame"] for entry in results.entries] == [0, 1, 2, 3]
     assert [entry["seconds"] for entry in results.entries] == pytest.approx([0.3, 0.6, 0.9, 1.2])
     for number, entry in enumerate(results.entries):
-        assert_same(entry, detector(picture(number), 0.01))
+        assert_same(entry, detector, picture(number))
     frames, fps = read_frames(own_folder / "recording" / "webcam_1.mp4")
     assert fps == 10
     assert len(frames) == 13

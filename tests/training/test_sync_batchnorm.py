@@ -6,6 +6,7 @@ from torch import nn
 
 from public.parallel import collectives
 from public.parallel.sync_batchnorm import SyncBatchNorm2d, convert_sync_batchnorm, global_statistics
+from tests.helpers.numerics import assert_within_rounding
 from tests.helpers.processes import run_processes
 
 PARTS = [(3, 5), (1, 7), (4, 4), (2, 1, 3)]  # images on each process
@@ -93,13 +94,19 @@ def test_equals_batchnorm_on_the_joined_batch_in_float64(results, parts):
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("parts", PARTS, ids=str)
 def test_equals_batchnorm_on_the_joined_batch_in_float32(results, parts):
-    found, expected = results[parts, 0.0, torch.float32], reference(parts, 0.0, torch.float32)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    """To the rounding that torch's own BatchNorm has here."""
+    found, single, double = (
+        results[parts, 0.0, torch.float32],
+        *(reference(parts, 0.0, dtype) for dtype in (torch.float32, torch.float64)),
+    )
+    for name, value in double.items():
+        assert_within_rounding(found[name], value, single=single[name], double=value, cap=1e-5, what=name)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("parts", PARTS, ids=str)
 def test_a_large_mean_costs_hardly_more_digits_than_in_torchs_own(results, parts):
     """At a mean of 1e4, E[x^2] - E[x]^2 would leave no right digit of a variance of 0.25 in float32.
@@ -174,7 +181,9 @@ def bf16_step() -> dict[str, torch.Tensor]:
     return gradients | {"output": output.detach(), "running_var": model[1].running_var}
 
 
+@pytest.mark.numeric
 def test_bf16_inputs_under_autocast():
+    """Within a few steps of bf16, 0.4 per cent each; the statistics are float32."""
     expected, found = bf16_step(), run_processes(bf16_step, 2)
     output = torch.cat([part["output"] for part in found])
     assert output.dtype == expected["output"].dtype == torch.bfloat16

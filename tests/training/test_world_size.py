@@ -8,18 +8,13 @@ import torch
 
 from public import random_streams
 from public.checkpoint_files import load_checkpoint
-from public.config import replace
-from public.parallel import collectives
-from public.parallel.reduce import GradientReducer
-from public.parallel.sync_batchnorm import convert_sync_batchnorm
-from public.protocols import Progress
 from public.runs.experiment import load_experiment
-from public.tasks.detection import DetectionTask
 from tests.helpers.experiments import TinyExperiment, read_manifest
 from tests.helpers.forked_training import Training, signal_in_step, train
+from tests.helpers.numerics import allowed
+from tests.helpers.plain_steps import make_task, plain_steps
 from tests.helpers.processes import run_processes
 
-CPU = torch.device("cpu")
 WORLDS = (1, 2, 4)
 
 
@@ -34,11 +29,6 @@ def fresh(experiment, tmp_path) -> TinyExperiment:
 
 
 # ---------------------------------------------------------------------------------------------- batches
-
-
-def make_task(experiment: TinyExperiment, **changes) -> DetectionTask:
-    config = replace(load_experiment(experiment.folder).config, **changes)
-    return DetectionTask(config=config, data_root=experiment.data_root, device=CPU, limit_images=None)
 
 
 def batches_on_this_rank(experiment: TinyExperiment) -> list[list[str]]:
@@ -71,35 +61,27 @@ def distance(state: dict, other: dict) -> float:
     return (difference / sum(float(other[name].double().square().sum()) for name in names)) ** 0.5
 
 
+def rounding_after(experiment: TinyExperiment, num_steps: int, *, cap: float) -> float:
+    """The distance that rounding explains after so many steps, by training them in float32 and in float64 here."""
+    single, double = (plain_steps(experiment, num_steps, dtype)[0] for dtype in (torch.float32, torch.float64))
+    return allowed(distance(single, double), cap=cap, what=f"the weights after {num_steps} steps")
+
+
+@pytest.mark.numeric
 def test_three_steps_in_float32_agree_to_rounding(fresh):
-    states = []
+    states, limit = [], rounding_after(fresh, 3, cap=1e-5)
     for world_size in WORLDS:
         train(fresh, "--max_steps", "3", "--resume", "none", world_size=world_size)
         states.append(load_checkpoint(fresh.runs[-1] / "latest.pth")["training"]["raw_model"])
     start = load_experiment(fresh.folder).config
     random_streams.seed_torch(start.seed, "model")
     assert distance(start.detector.build_model().state_dict(), states[0]) > 1e-4, "the steps changed something"
-    assert distance(states[1], states[0]) < 1e-5
-    assert distance(states[2], states[0]) < 1e-5
+    assert distance(states[1], states[0]) < limit
+    assert distance(states[2], states[0]) < limit
 
 
 def twenty_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tensor]:
-    task = make_task(experiment)
-    config = task.config
-    random_streams.seed_torch(config.seed, "model")
-    model = config.detector.build_model().double()
-    if collectives.is_distributed():
-        convert_sync_batchnorm(model)
-    optimizer = config.optimizer.build(model, 0.01)
-    reducer = GradientReducer(model)
-    for step, batch in enumerate(task.train_batches(first_step=0, num_steps=20)):
-        model.train()
-        optimizer.zero_grad()
-        outputs = model(task.inputs(batch).double())
-        sum(task.loss(outputs, batch.targets, Progress(step // 3, step, step % 3, 7, 3)).values()).backward()
-        reducer.reduce()
-        optimizer.step()
-    return model.state_dict()
+    return plain_steps(experiment, 20, torch.float64, lr=0.01)[0]
 
 
 @pytest.mark.slow
@@ -108,7 +90,7 @@ def test_twenty_steps_in_float64_agree(experiment):
     for world_size in WORLDS[1:]:
         states = run_processes(twenty_steps_in_float64, world_size, experiment, timeout=200)
         for state in states:
-            assert distance(state, alone) < 1e-6
+            assert distance(state, alone) < 1e-6, "1e-15 after one step; training multiplies it, to 2e-9 after 20"
             assert all(torch.equal(value, states[0][name]) for name, value in state.items()), "on every rank"
 
 
@@ -149,14 +131,14 @@ def test_another_number_of_processes_goes_on_and_is_recorded(fresh):
     starts = read_manifest(run)["starts"]
     assert [(start["processes"], start["step"]) for start in starts] == [(2, 0), (1, 4)]
     ours = load_checkpoint(run / "latest.pth")["training"]["raw_model"]
-    assert 0 < distance(ours, whole) < 1e-3, "the same batches, other sums"
+    assert 0 < distance(ours, whole) < rounding_after(fresh, 9, cap=1e-3), "the same batches, other sums"
 
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_rank_and_ends_in_the_same_bits(fresh):
-    """Rank 1 kills itself in step 4, once: the restarted processes find a mark."""
+    """Rank 1 kills itself in step 4, once: the restarted processes find a mark.  The undisturbed run is a forked one."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    fresh.train("--resume", "none", launcher=launcher)
+    train(fresh, "--resume", "none", world_size=2)
     undisturbed = fresh.digests()
     (fresh.folder / "loss.py").write_text(
         "import os\nimport signal\nfrom pathlib import Path\n" + (fresh.folder / "loss.py").read_text()

@@ -55,7 +55,7 @@ class ATSSAssigner:
             num_classes: the label of background.
         """
         if len(boxes) == 0:
-            return all_background(len(cells), num_classes, cells)
+            return all_background(len(cells), num_classes, predicted_boxes)
         points = (cells[:, :2] + cells[:, 2:]) / 2
         ious = pairwise_iou(boxes, cells, eps=CELL_IOU_EPS)  # (G, A)
         is_candidate = self._candidates(points, level_sizes, boxes)
