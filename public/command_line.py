@@ -135,7 +135,9 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
         convert = _converter(hints[f.name])
         if convert is not None:
             free = " (no result depends on it)" if f.metadata.get("free") else ""
-            alone = {"nargs": "?", "const": True} if hints[f.name] is bool else {}  # --backbone_only means true
+            alone: dict[str, Any] = (
+                {"nargs": "?", "const": True} if hints[f.name] is bool else {}
+            )  # --backbone_only means true
             group.add_argument(
                 f"--{f.name}",
                 type=convert,

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal
 
 from public.settings import Count, Different, IsA, Name, Natural, NonNegative, NotEmpty, Offers, Positive, check
 
-DetectionData = Annotated[Any, Offers("read", "Voc(...) or Coco(...)")]
-ClassificationData = Annotated[Any, Offers("read", "Cifar(...) or ImageFolder(...)")]
+DataSet = Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]
 Transform = Annotated[Any, Offers("__call__", "RandomFlip(...)")]
 Metric = Literal["coco", "voc", "voc07"]  # 12 numbers by pycocotools, AP by area, AP at 11 points
 BatchTransform = Annotated[Any, Offers("draw", "BatchRandomResize(...) or MixupOrCutMix(...)")]
@@ -29,13 +28,20 @@ def free(default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What detection and classification have in common.  Steps are optimizer steps; an epoch has images // batch_size."""
+    """What detection and classification have in common, from the decisive to the rest.
 
-    seed: Natural
+    Steps are optimizer steps; an epoch has images // batch_size.
+    """
+
+    train_data: Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]  # public.datasets
+    val_data: Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]  # the set that chooses the best weights
+    test_data: (
+        Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")] | None
+    )  # scored once, by `./test.sh --split test`
     epochs: Count
     batch_size: Count  # images in one optimizer step, over all processes and micro-batches
-    accumulate: Count  # micro-batches that a process makes of its share; each is normalised by its own objects
     lr: Positive  # the peak learning rate, for exactly this batch_size
+    accumulate: Count  # micro-batches that a process makes of its share; each is normalised by its own objects
     optimizer: Annotated[Any, Offers("build", "SGD(...) or AdamW(...)")]  # public.training.optimizers
     schedule: Annotated[Any, Offers("factor", "WarmupCosine(...) or WarmupMultiStep(...)")]  # public.training.schedules
     clip_norm: Positive | None  # largest gradient norm, None: no clipping
@@ -45,6 +51,11 @@ class TrainingConfig:
     freeze: tuple[Name, ...]  # modules or parameters that are not trained, such as "backbone.stem"
     freeze_batchnorm: tuple[Name, ...]  # modules whose BatchNorm layers keep their running statistics
     sync_batchnorm: bool  # with several processes: statistics of the whole batch
+    input: Any  # how a picture becomes the network's input: public.input
+    train_transforms: tuple[Transform, ...]  # on a sample, in this order
+    batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch
+    on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
+    seed: Natural
     precision: Literal["float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
@@ -72,6 +83,11 @@ class TrainingConfig:
                 f"{type(self).__name__}.batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
             )
 
+    @property
+    def network_settings(self) -> Any:
+        """What builds model and loss."""
+        raise NotImplementedError(f"{type(self).__name__} has to say which of its fields is the network")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig(TrainingConfig):
@@ -79,12 +95,6 @@ class DetectionConfig(TrainingConfig):
 
     detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
     input: Annotated[Any, IsA("InputSpec")]  # public.input
-    train_data: DetectionData  # public.datasets
-    val_data: DetectionData  # the set that chooses the best weights
-    test_data: DetectionData | None  # scored once, by `./test.sh --split test`; None: there is none
-    train_transforms: tuple[Transform, ...]  # on a sample, in this order
-    batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch
-    on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
     metrics: Annotated[tuple[Metric, ...], NotEmpty(), Different()]
 
     @property
@@ -99,13 +109,7 @@ class ClassificationConfig(TrainingConfig):
 
     classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
     input: Annotated[Any, IsA("ClassificationInput")]  # public.input
-    train_data: ClassificationData  # public.datasets
-    val_data: ClassificationData  # the set that chooses the best weights
-    test_data: ClassificationData | None  # scored once, by `./test.sh --split test`; None: there is none
-    train_transforms: tuple[Transform, ...]  # on a sample, in this order
-    batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch: public.transforms.mixing, one at most
     repeats: Count  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
-    on_bad_sample: Literal["error", "skip"]  # a picture that cannot be used: stop, or go on without it
     best_metric: Literal[
         "top1_accuracy", "top5_accuracy"
     ]  # in percent; the errors, which are printed, are 100 minus it

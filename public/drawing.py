@@ -223,7 +223,7 @@ def _place_chip(
     places += [(left, below), (left, inside_bottom), (right, below), (right, inside_bottom)]
     places += [(x1 - half - chip_width, y1), (x2 + half + 1, y1)]
 
-    best_box, best_cost = None, np.inf
+    best_box, best_cost = (0, 0, 0, 0), np.inf
     taken = np.array([chip.box for chip in chips]).reshape(-1, 4)
     taken = taken + np.array([-1, -1, 1, 1])  # a gap of a pixel between labels
     for preference, (x, y) in enumerate(places):
@@ -276,7 +276,7 @@ def _write(image: np.ndarray, text: str, baseline: tuple[int, int], height: int,
     enlargement, scale, stroke = _font(height)
     margin = height  # above the capitals and below the baseline, for accents and descenders
     width = _text_width(text, height) + margin
-    cover = np.zeros(((height + 2 * margin) * enlargement, width * enlargement), dtype=np.uint8)
+    cover: np.ndarray = np.zeros(((height + 2 * margin) * enlargement, width * enlargement), dtype=np.uint8)
     cv2.putText(cover, text, (0, (height + margin) * enlargement), FONT, scale, 255, stroke, cv2.LINE_AA)
     cover = cv2.resize(cover, (width, height + 2 * margin), interpolation=cv2.INTER_AREA)[..., None] / 255
 

@@ -69,7 +69,8 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[Positive, Positive, Positive]
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def prepare_crop(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarr
     return cut, Geometry(new_width / width, new_height / height, -left, -top, width, height)
 
 
-def normalise(images: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+def normalise(images: torch.Tensor, spec: InputSpec | ClassificationInput) -> torch.Tensor:
     """The network's input, float32 (B, 3, h, w), from uint8 RGB (B, h, w, 3), on the same device.
 
     The result lies in memory as the pixels did, torch.channels_last; `.contiguous()` gives the other layout.
@@ -238,7 +239,7 @@ def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
             f"{path}: its values are {image.dtype}, which has no stated white. Save it with 8 or 16 bits a channel."
         )
     # OpenCV 5.0 mixes up the channels of 16-bit TIFFs where it is asked for RGB.
-    image = cv2.cvtColor(_decode(path, data, flags | cv2.IMREAD_COLOR_BGR), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(_decode(path, data, flags | cv2.IMREAD_COLOR_BGR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]  # it was decoded just above
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

@@ -10,6 +10,7 @@ A network names in `training_only` the children that inference does without.  Th
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ def own_modules(model: nn.Module) -> Iterator[nn.Module]:
 def copy_without(model: nn.Module, names: tuple[str, ...]) -> nn.Module:
     """A copy of `model` without these children, which are not copied on the way."""
     memo = {id(getattr(model, name)): None for name in names}
-    copied = copy.deepcopy(model, memo)
+    copied: Any = copy.deepcopy(model, memo)
     for name in names:
         if name in copied._modules:
             del copied._modules[name]

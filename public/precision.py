@@ -23,4 +23,4 @@ def memory_format(channels_last: bool) -> torch.memory_format:
 
 def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
     """`model` on the device, in the memory format that the configuration says."""
-    return model.to(device, memory_format=memory_format(channels_last))
+    return model.to(device=device, memory_format=memory_format(channels_last))  # type: ignore[call-overload]  # torch's stubs lack it

@@ -15,6 +15,7 @@ import enum
 import math
 import mmap
 import pickletools
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,8 @@ class _NumberType:
     __slots__ = ("code", "value")
 
     def __init__(self, code: str):
-        self.code, self.value = code, None
+        self.code = code
+        self.value: Any = None
 
 
 class PickleMachine:
@@ -91,8 +93,8 @@ class PickleMachine:
         """
         position = 0
         try:
-            for count, (instruction, argument, start) in enumerate(pickletools.genops(data)):
-                position = start
+            for count, (instruction, argument, start) in enumerate(pickletools.genops(data)):  # type: ignore[arg-type]  # an mmap reads as a file does
+                position = start or 0
                 if instruction.name == "STOP":
                     break
                 _expect(count < self.max_instructions, f"more than {self.max_instructions} instructions")
@@ -111,7 +113,7 @@ class PickleMachine:
             raise ValueError(f"a damaged pickle: it leaves {len(self.stack)} objects where one belongs")
         return self.stack[0]
 
-    def _step(self, name: str, argument: object) -> None:
+    def _step(self, name: str, argument: Any) -> None:
         if name in CONSTANTS:
             self.stack.append(CONSTANTS[name])
         elif name in LITERALS:
@@ -121,7 +123,7 @@ class PickleMachine:
         else:
             self._build_up(name, argument)
 
-    def _build_up(self, name: str, argument: object) -> None:
+    def _build_up(self, name: str, argument: Any) -> None:
         stack = self.stack
         match name:
             case "PROTO" | "FRAME":
@@ -215,7 +217,7 @@ def _label(name: str, purpose: str) -> _Label:
     return ALLOWED_NAMES[name]
 
 
-def _set_items(target: object, items: list) -> None:
+def _set_items(target: Any, items: list) -> None:
     _expect(isinstance(target, dict) and len(items) % 2 == 0, f"entries of {kind_of(target)}")
     for key, value in zip(items[::2], items[1::2]):
         _expect(isinstance(key, str), f"an entry whose name is {kind_of(key)}, not text")
@@ -223,7 +225,7 @@ def _set_items(target: object, items: list) -> None:
         target[key] = value
 
 
-def _fill(target: object, state: object) -> None:
+def _fill(target: Any, state: Any) -> None:
     """Completes an announced array or type of numbers, checked against the bytes that are there."""
     match target, state:
         case _NumberType(value=None), (int(), str(order), None, None, None, *_):

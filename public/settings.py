@@ -5,7 +5,8 @@
         momentum: Fraction  # at least 0 and below 1
         nesterov: bool
 
-        __post_init__ = check
+        def __post_init__(self) -> None:
+            check(self)
 
 `check` looks at each field as deep as its annotation goes: into tuples, unions, literals and ranges.  Settings inside
 settings have been checked when they were made.  A subclass in an experiment's own page is checked by the same line.

@@ -48,8 +48,8 @@ class Annotations:
         image_root: str,
         image_names: Sequence[str],
         image_ids: Sequence[str] | Sequence[int],
-        heights: np.ndarray,
-        widths: np.ndarray,
+        heights: Sequence[int] | np.ndarray,
+        widths: Sequence[int] | np.ndarray,
         offsets: np.ndarray,
         boxes: np.ndarray,
         labels: np.ndarray,
@@ -139,7 +139,7 @@ class Annotations:
             setattr(first, name, getattr(self, name)[:num_boxes])
         return first
 
-    def take(self, indices: Sequence[int], description: str) -> "Annotations":
+    def take(self, indices: Sequence[int] | np.ndarray, description: str) -> "Annotations":
         """The images at `indices`, in that order, as a set of its own; the notes stay those of the whole set."""
         indices = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.offsets)[indices]
@@ -241,7 +241,7 @@ class WrittenObjects:
     """The objects of all images as the annotation files have them, in any order."""
 
     image_indices: Sequence[int]  # the position of each object's image
-    boxes: Sequence[Sequence[float]]  # x1 y1 x2 y2
+    boxes: Sequence[Sequence[float]] | np.ndarray  # x1 y1 x2 y2
     labels: Sequence[int]
     difficult: Sequence[bool]
     crowd: Sequence[bool]

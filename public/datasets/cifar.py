@@ -14,7 +14,7 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,8 @@ class Cifar:
     archive: Name
     split: Literal["train", "test"]
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def read(self, data_root: str | os.PathLike, class_names: tuple[str, ...] | None = None) -> ClassificationSet:
         """Reads all pictures of the split into memory.
@@ -131,7 +132,7 @@ def find_layout(folder: Path) -> Layout:
     raise FileNotFoundError(f"{folder} has neither {files}: it is no archive of CIFAR")
 
 
-def read_pickle(path: Path) -> dict[str, object]:
+def read_pickle(path: Path) -> dict[str, Any]:
     """The dict that a file of the archive holds; arrays as numpy arrays, read-only.  Nothing in it is executed.
 
     Raises:

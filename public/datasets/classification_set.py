@@ -34,7 +34,7 @@ class ClassificationSet:
         *,
         images: np.ndarray | None,
         image_root: str | None,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         class_names: Sequence[str],
         image_ids: Sequence[str],
         description: str,
@@ -95,7 +95,7 @@ class ClassificationSet:
         """
         return read_image(self.image_path(index)) if self.images is None else self.images[index]
 
-    def take(self, indices: Sequence[int], description: str) -> "ClassificationSet":
+    def take(self, indices: Sequence[int] | np.ndarray, description: str) -> "ClassificationSet":
         """The pictures at `indices`, in that order, as a set of its own."""
         indices = np.asarray(indices, dtype=np.int64)
         part = copy.copy(self)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,9 @@ FIELDS = {
 
 def _usable(path, kind, items, on_defect):
     """The entries of one of the json's lists that can be used, by id, and the ids of all that have one."""
-    problem_of = {"images": _image_problem, "annotations": _annotation_problem, "categories": _category_problem}[kind]
+    problem_of: Any = {"images": _image_problem, "annotations": _annotation_problem, "categories": _category_problem}[
+        kind
+    ]
     fields = FIELDS[kind]
     entries, known = {}, set()
     id_type = None

@@ -35,7 +35,8 @@ class Joined:
 
     sets: Annotated[tuple[DataSet, ...], NotEmpty()]
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def read(
         self,
@@ -67,7 +68,7 @@ class Joined:
                 name: np.concatenate([getattr(part, name) for part in parts])
                 for name in ("heights", "widths", "boxes", "labels", "difficult", "crowd", "areas")
             },
-            class_names=class_names,
+            class_names=parts[0].class_names,
             category_ids=parts[0].category_ids,
             use_difficult=_agreed_use_of_difficult(parts),
             description=" + ".join(part.description for part in parts),
@@ -126,7 +127,8 @@ class Split:
     val_fraction: Annotated[float, Within(0, 1, without_low=True, without_high=True)]
     seed: Natural
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def read(
         self,

@@ -19,7 +19,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     batch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is hidden
 
 
 class RepeatedKey(NamedTuple):
@@ -27,7 +27,7 @@ class RepeatedKey(NamedTuple):
 
     epoch: int
     batch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is hidden
     copy: int
 
 

@@ -91,9 +91,9 @@ def _xml(name, picture, size):
     lines.append(f"  <size><width>{size}</width><height>{size}</height><depth>3</depth></size>")
     for label, box in zip(picture.labels, picture.boxes):
         corners = zip(("xmin", "ymin", "xmax", "ymax"), box)
-        corners = "".join(f"<{key}>{value + 1}</{key}>" for key, value in corners)  # VOC counts pixels from 1
+        written = "".join(f"<{key}>{value + 1}</{key}>" for key, value in corners)  # VOC counts pixels from 1
         lines.append(f"  <object><name>{SHAPE_CLASSES[label]}</name><difficult>0</difficult>")
-        lines.append(f"    <bndbox>{corners}</bndbox></object>")
+        lines.append(f"    <bndbox>{written}</bndbox></object>")
     return "\n".join([*lines, "</annotation>", ""])
 
 

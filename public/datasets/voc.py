@@ -261,7 +261,7 @@ def _read_xml(file, listing):
         raise ValueError(f"{file}: not readable as xml: {error}") from error
     sides = (root.findtext("size/height"), root.findtext("size/width"))
     try:
-        height, width = (int(float(side)) for side in sides)
+        height, width = (int(float(side)) for side in sides)  # type: ignore[arg-type]  # None is a TypeError, which is meant
     except (TypeError, ValueError, OverflowError):
         height, width = 0, 0
     if height < 1 or width < 1:

@@ -20,6 +20,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -67,7 +68,7 @@ def evaluate_coco(annotations, detections: Sequence[ImageDetections], *, max_det
     if max_detections < 100:
         raise ValueError(f"max_detections is {max_detections}; AR100 needs at least 100, COCO's own value.")
     evaluation = accumulate(annotations, detections, limits=(1, 10, 100, max_detections))
-    metrics = {name: _mean_of(evaluation, *selection) for name, selection in COCO_METRICS.items()}
+    metrics: dict[str, Any] = {name: _mean_of(evaluation, *selection) for name, selection in COCO_METRICS.items()}
     metrics["class_AP"] = _class_ap(evaluation, annotations)
     metrics["max_detections"] = max_detections
     return metrics

@@ -22,7 +22,7 @@ class ImageDetections(NamedTuple):
     labels: int64 (n,), positions in `Annotations.class_names`
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is hidden
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray

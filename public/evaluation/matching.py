@@ -37,7 +37,7 @@ class ImageMatches(NamedTuple):
     is_counted:    bool (N,), neither crowd nor difficult
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is hidden
     kept: np.ndarray
     found_labels: np.ndarray
     match: np.ndarray

@@ -1,6 +1,7 @@
 """The settings objects of all families, and the published settings by name."""
 
 from difflib import get_close_matches
+from typing import Any
 
 from public.families import image_classifier, ppyoloe, ppyoloe_aux
 
@@ -12,7 +13,7 @@ SETTINGS_CLASSES: dict[str, type] = {
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
-PUBLISHED: dict[str, object] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED}
+PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED}
 
 
 def published(name: str):

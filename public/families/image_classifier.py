@@ -24,7 +24,8 @@ class ImageClassifier:
     label_smoothing: Fraction
     options: tuple[tuple[Name, Any], ...]  # further keywords of the family's `build`, such as ("bn_eps", 1e-3)
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build_model(self) -> Classifier:
         """A new network in train mode; its initial values come from torch's global generator.

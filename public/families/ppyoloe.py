@@ -4,7 +4,7 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -57,7 +57,8 @@ class PPYOLOE:
     nms_top_k: Count  # candidates a class
     keep_top_k: Count  # detections an image
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEModel:
         """A new network in train mode; its initial values come from torch's global generator.
@@ -72,7 +73,7 @@ class PPYOLOE:
         """
         return PPYOLOEModel(**self._parts(in_chans, attention="conv", backbone=backbone))
 
-    def _parts(self, in_chans: int, *, attention: str, backbone: Backbone | None) -> dict[str, object]:
+    def _parts(self, in_chans: int, *, attention: str, backbone: Backbone | None) -> dict[str, Any]:
         """What a PPYOLOEModel is made of; `attention` is the convolution of the head's attention."""
         initialise_backbone = backbone is None
         if backbone is None:
@@ -109,7 +110,7 @@ class PPYOLOE:
     def build_loss(self) -> PPYOLOELoss:
         return PPYOLOELoss(**self._loss_settings(centre_radius=None))
 
-    def _loss_settings(self, *, centre_radius: float | None) -> dict[str, object]:
+    def _loss_settings(self, *, centre_radius: float | None) -> dict[str, Any]:
         """The arguments of a PPYOLOELoss; for `centre_radius` see TaskAlignedAssigner."""
         assigner = TaskAlignedAssigner(
             top_k=self.tal_top_k, alpha=self.tal_alpha, beta=self.tal_beta, centre_radius=centre_radius

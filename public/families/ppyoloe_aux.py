@@ -4,9 +4,7 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; the auxiliary hea
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal
-
-from torch import nn
+from typing import Any, Literal
 
 from public.families.ppyoloe import PPYOLOE, crn_coco
 from public.losses.ppyoloe_aux import PPYOLOEAuxLoss
@@ -45,7 +43,7 @@ class PPYOLOEAux(PPYOLOE):
     def build_loss(self) -> PPYOLOEAuxLoss:
         return PPYOLOEAuxLoss(**self._loss_settings(centre_radius=self.tal_centre_radius))
 
-    def on_epoch(self, model: nn.Module, epoch: int) -> None:
+    def on_epoch(self, model: Any, epoch: int) -> None:
         """Called before each epoch, counted from 0, and when a run is resumed: detaches the auxiliary branch or not."""
         model.is_detached = epoch >= self.aux_detach_epoch
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class TrainedClassifier:
         self.model = model.to(device).eval()
         self.spec, self.class_names, self.device = spec, class_names, device
 
-    def __call__(self, image: str | Path | np.ndarray, count: int = TOP) -> dict[str, object]:
+    def __call__(self, image: str | Path | np.ndarray, count: int = TOP) -> dict[str, Any]:
         """The `count` best classes of an image, best first, or all where there are fewer.
 
         Args:
@@ -48,7 +49,7 @@ class TrainedClassifier:
 
     def many(
         self, images: Sequence[str | Path | np.ndarray], count: int = TOP, *, batch_size: int = 8
-    ) -> list[dict[str, object]]:
+    ) -> list[dict[str, Any]]:
         """For each image what `classifier(image, count)` gives, up to rounding; `batch_size` images at once."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -56,7 +57,7 @@ class TrainedClassifier:
         return [found for i in starts for found in self._batch(images[i : i + batch_size], count)]
 
     @torch.no_grad()
-    def _batch(self, images: Sequence[str | Path | np.ndarray], count: int) -> list[dict[str, object]]:
+    def _batch(self, images: Sequence[str | Path | np.ndarray], count: int) -> list[dict[str, Any]]:
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1")
         pixels = (image if isinstance(image, np.ndarray) else read_image(image) for image in images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Detector:
         self.model = model.to(device).eval()
         self.decoder, self.spec, self.class_names, self.device = decoder, spec, class_names, device
 
-    def __call__(self, image: str | Path | np.ndarray, score_threshold: float = 0.0) -> dict[str, object]:
+    def __call__(self, image: str | Path | np.ndarray, score_threshold: float = 0.0) -> dict[str, Any]:
         """Detections by falling score; finding nothing is a normal result.
 
         Args:
@@ -50,7 +51,7 @@ class Detector:
 
     def many(
         self, images: Sequence[str | Path | np.ndarray], score_threshold: float = 0.0, *, batch_size: int = 8
-    ) -> list[dict[str, object]]:
+    ) -> list[dict[str, Any]]:
         """For each image what `detector(image, score_threshold)` finds, up to rounding; `batch_size` images at once.
 
         Files are read batch by batch, so that many large images do not fill the memory.
@@ -61,14 +62,14 @@ class Detector:
         return [found for i in starts for found in self._batch(images[i : i + batch_size], score_threshold)]
 
     @torch.no_grad()
-    def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, object]]:
+    def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, Any]]:
         pixels = (_checked(image) if isinstance(image, np.ndarray) else read_image(image) for image in images)
         prepared, geometries = zip(*(prepare(image, self.spec) for image in pixels))
         batch = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, h, w, 3)
         detections = to_image(self.decoder(self.model(normalise(batch, self.spec))), list(geometries))
         return [self._named(found, score_threshold) for found in detections]
 
-    def _named(self, found: dict[str, torch.Tensor], score_threshold: float) -> dict[str, object]:
+    def _named(self, found: dict[str, torch.Tensor], score_threshold: float) -> dict[str, Any]:
         """The detections of one image as arrays, those below the threshold left out, with their names."""
         kept = found["scores"] >= score_threshold
         boxes, scores, labels = (found[key][kept].cpu().numpy() for key in ("boxes", "scores", "labels"))

@@ -53,7 +53,7 @@ def open_detector(place: str, weights: str | None, device: str) -> tuple[detecto
         raise ValueError(
             f"{place} classifies images and finds no boxes: python -m public.test_scripts.classify {place} IMAGE"
         )
-    return detector.load(path, device, settings=experiment.config.detector), path
+    return detector.load(path, device, settings=experiment.config.network_settings), path
 
 
 def open_classifier(place: str, weights: str | None, device: str) -> tuple[classifier.TrainedClassifier, Path]:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from public.files import write_whole
 
@@ -20,7 +21,7 @@ class Results:
     """
 
     def __init__(self, *, class_names: Sequence[str], source: str, weights: str, score_threshold: float):
-        self.header = {
+        self.header: dict[str, Any] = {
             "source": source,
             "weights": weights,
             "score_threshold": score_threshold,

@@ -118,7 +118,9 @@ class VideoFile:
             raise ValueError(f"{fps} frames a second cannot be written; it must be above 0 and at most {MAX_FPS:g}")
         self.stem, self.fps, self.num_frames = Path(stem), fps, 0
         self.path: Path | None = None  # known from the first frame on
-        self._writer, self._size, self._codec = None, None, None
+        self._writer: cv2.VideoWriter | None = None
+        self._size: tuple[int, int] = (0, 0)
+        self._codec: Codec | None = None
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -135,6 +137,7 @@ class VideoFile:
         size = (image.shape[1], image.shape[0])
         if self._writer is None:
             self._open(size)
+            assert self._writer is not None
         if size != self._size:
             raise VideoError(
                 f"frame {self.num_frames} has {size[0]} x {size[1]} pixels, the first one {self._size[0]} x "
@@ -154,6 +157,8 @@ class VideoFile:
         self._writer.release()
         self._writer = None
         try:
+            assert self._codec is not None
+            assert self.path is not None
             if self._codec.backend == cv2.CAP_OPENCV_MJPEG:
                 _set_avi_rate(self._temporary, self.fps)
             held = _count_frames(self._temporary)
@@ -165,6 +170,7 @@ class VideoFile:
 
     @property
     def _temporary(self) -> Path:
+        assert self.path is not None, "known from the first frame on"
         return self.path.with_name(f".{self.path.stem}.tmp{self.path.suffix}")  # the ending tells OpenCV the format
 
     def _open(self, size: tuple[int, int]) -> None:
@@ -175,7 +181,11 @@ class VideoFile:
             self.path = self.stem.with_name(self.stem.name + codec.suffix)
             with _quiet_opencv():
                 writer = cv2.VideoWriter(
-                    str(self._temporary), codec.backend, cv2.VideoWriter_fourcc(*codec.fourcc), self.fps, size
+                    str(self._temporary),
+                    codec.backend,
+                    cv2.VideoWriter_fourcc(*codec.fourcc),  # type: ignore[attr-defined]  # OpenCV's stubs lack it
+                    self.fps,
+                    size,
                 )
             if writer.isOpened():
                 self._writer, self._size, self._codec = writer, size, codec

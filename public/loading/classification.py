@@ -225,12 +225,14 @@ def make_classification_loader(
     pin_memory: bool,
 ) -> DataLoader:
     """A torch DataLoader of `ClassificationBatch`es that draws from no global generator; arguments as `make_loader`."""
-    is_training = isinstance(dataset, TrainingPictures)
+    collate = Collate((), 0)
+    if isinstance(dataset, TrainingPictures):
+        collate = Collate(dataset.batch_transforms, dataset.seed)
     return make_loader(
         dataset,
         batches,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         pin_memory=pin_memory,
-        collate_fn=Collate(dataset.batch_transforms, dataset.seed) if is_training else Collate((), 0),
+        collate_fn=collate,
     )

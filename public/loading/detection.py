@@ -6,7 +6,7 @@ speed and a restart change no bit.  What the workers may do, and what happens wh
 B images of a batch, N objects of an image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -166,7 +166,8 @@ class DetectionBatch(NamedTuple):
 
     def part(self, start: int, stop: int) -> "DetectionBatch":
         """Images start .. stop - 1."""
-        return DetectionBatch(*(None if field is None else field[start:stop] for field in self))
+        parts: Any = (None if field is None else field[start:stop] for field in self)
+        return DetectionBatch(*parts)
 
 
 def collate(samples: list[Sample]) -> DetectionBatch:
@@ -191,7 +192,7 @@ def collate(samples: list[Sample]) -> DetectionBatch:
         targets=targets,
         image_ids=[sample.image_id for sample in samples],
         indices=[sample.index for sample in samples],
-        geometries=None if first.geometry is None else [sample.geometry for sample in samples],
+        geometries=None if first.geometry is None else [sample.geometry for sample in samples],  # type: ignore[misc]  # all of a batch or none
         skipped=[sample.skipped for sample in samples],
     )
 

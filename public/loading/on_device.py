@@ -1,13 +1,14 @@
 """A small data set on the device: its batches are gathered, transformed and mixed there, same pixels as by workers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 from public.datasets.sample import sample_number
 from public.input import prepare_crop
-from public.loading.classification import ClassificationBatch, EvaluationPictures, TrainingPictures, make_targets
+from public.loading.classification import ClassificationBatch, TrainingPictures, make_targets
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.transforms.mixing import NO_MIX, draw_mix, mix_images
 from public.transforms.on_device import check_transforms, send, transform_batch
@@ -22,7 +23,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: TrainingPictures | EvaluationPictures,
+        dataset: Any,  # TrainingPictures or EvaluationPictures
         batches: TrainBatches | EvalBatches,
         *,
         device: torch.device | str,
@@ -32,15 +33,15 @@ class DeviceLoader:
             raise ValueError(
                 f"{pictures.description}: its pictures are files; only sets in memory can live on a device"
             )
-        self.dataset = dataset
+        self.dataset: Any = dataset
         self.batches = batches
         self.device = torch.device(device)
         self.is_training = isinstance(dataset, TrainingPictures)
         images = pictures.images
         if self.is_training:
-            check_transforms(dataset.transforms)
+            check_transforms(self.dataset.transforms)
         else:
-            images = np.stack([prepare_crop(image, dataset.spec)[0] for image in images])
+            images = np.stack([prepare_crop(image, self.dataset.spec)[0] for image in images])
         self.images = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)  # (N, H, W, 3)
         self.labels = torch.from_numpy(pictures.labels).to(self.device)  # (N,)
 

@@ -55,7 +55,7 @@ class TrainBatches:
     def __iter__(self) -> Iterator[list[SampleKey]]:
         steps_per_epoch = self.num_images // self.batch_size
         share = self.batch_size // self.world_size
-        epoch, order = -1, None
+        epoch, order = -1, []
         for step in range(self.first_step, self.num_steps):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
@@ -106,10 +106,10 @@ class RepeatedTrainBatches(TrainBatches):
             raise ValueError(f"batch_size {self.batch_size} cannot be made of {repeats} copies of each picture")
         self.num_different = self.batch_size // repeats
 
-    def __iter__(self) -> Iterator[list[RepeatedKey]]:
+    def __iter__(self) -> Iterator[list[RepeatedKey]]:  # type: ignore[override]  # a RepeatedKey is a SampleKey with one more entry
         steps_per_epoch = self.num_images // self.batch_size
         share = self.batch_size // self.world_size
-        epoch, order = -1, None
+        epoch, order = -1, []
         for step in range(self.first_step, self.num_steps):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch

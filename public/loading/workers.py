@@ -41,7 +41,7 @@ class WatchedLoader(DataLoader):
     seconds.
     """
 
-    _workers = ()
+    _workers: tuple = ()
 
     def __iter__(self):
         before = set(multiprocessing.active_children())

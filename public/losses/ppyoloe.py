@@ -7,6 +7,8 @@ Deviations: none beyond those of the assigners.
 Legend: B batch, A anchor points of all levels, K classes, R = reg_max + 1 bins, P positive points of the batch.
 """
 
+from typing import Any
+
 import torch
 
 from public.losses.assigners.assignment import Assignment
@@ -99,7 +101,10 @@ class PPYOLOELoss:
             cells = torch.cat([points - half_cells, points + half_cells], dim=1)  # (A, 4) pixels
             assignments = []
             for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
-                given = {"predicted_boxes": predicted_boxes[image], "boxes": at_least_float32(target["boxes"])}
+                given: dict[str, Any] = {
+                    "predicted_boxes": predicted_boxes[image],
+                    "boxes": at_least_float32(target["boxes"]),
+                }
                 if progress.epoch < self.static_assigner_epochs:
                     given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
                     assignment = self.static_assigner(labels=target["labels"], **given)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, cast
 
 from torch import nn
 
@@ -68,7 +69,7 @@ def create_model(
     if name in NETWORKS:
         if backbone is not None:
             raise ValueError(f"{name} is a backbone itself; backbone={backbone!r} belongs to a detector")
-        model = _classifier(name, num_classes, in_chans, pretrained, changes)
+        model: Any = _classifier(name, num_classes, in_chans, pretrained, changes)
     else:
         if features_only and name in list_models():
             raise ValueError(f"{name} is a detector; features_only=True belongs to a backbone, such as resnet50")
@@ -125,7 +126,7 @@ def _classifier(
     return build(name, num_classes=num_classes, in_chans=in_chans, **(needed | changes))
 
 
-def _keywords_of(path: Path) -> dict[str, object]:
+def _keywords_of(path: Path) -> dict[str, Any]:
     return load_checkpoint(path).get("keywords", {})
 
 
@@ -138,13 +139,13 @@ def _load_pretrained(model: nn.Module, path: Path, in_chans: int, *, backbone_on
     is_part = checkpoint.get("part") == "backbone"
     adapted = _made_for_other_channels(model, checkpoint["model"], in_chans)
     for name, channels in adapted.items():  # loaded as they are into convolutions of their own number of channels
-        conv = model.get_submodule(name)
+        conv = cast(nn.Conv2d, model.get_submodule(name))
         conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size))
     lines, _ = load_weights(model, checkpoint, path, backbone_only=backbone_only or is_part)
     if backbone_only:
         lines = lines[1:]
     for name, channels in adapted.items():
-        conv = model.get_submodule(name)
+        conv = cast(nn.Conv2d, model.get_submodule(name))
         conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), in_chans))
         lines.append(f"{name}.weight: made for {channels} channels, adapted to {in_chans}")
     return lines

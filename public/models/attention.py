@@ -11,7 +11,7 @@ Legend: B batch, C channels, M channels in the middle, H W height and width.
 import torch
 from torch import nn
 
-from public.models.layers import conv_and_activation, fold_batch_norm, make_activation
+from public.models.layers import batch_norm_factors, conv_and_activation, fold_batch_norm, make_activation
 
 MIN_MIDDLE = 8  # channels that Coordinate Attention has in its middle at least
 
@@ -42,7 +42,8 @@ class BiasedConvBNAct(nn.Module):
     def fused(self) -> nn.Sequential:
         """Convolution with bias, then activation; the old bias passes through BatchNorm's scale."""
         weight, bias = fold_batch_norm(self.conv, self.bn)
-        scale = self.bn.weight.detach().double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
+        scale, _ = batch_norm_factors(self.bn)
+        assert self.conv.bias is not None
         return conv_and_activation(self.conv, weight, bias + scale * self.conv.bias.detach().double(), self.act)
 
 

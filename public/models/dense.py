@@ -34,6 +34,7 @@ def prior_bias(probability: float = PRIOR_PROBABILITY) -> float:
 
 def set_prior(conv: nn.Conv2d, probability: float = PRIOR_PROBABILITY) -> None:
     """Lets every class of the prediction `conv` start with `probability`, as far as its weights are near 0."""
+    assert conv.bias is not None, "a prediction has a bias"
     nn.init.constant_(conv.bias, prior_bias(probability))
 
 

@@ -15,8 +15,8 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     left_out = (name for name in getattr(model, "training_only", ()) if hasattr(model, name))
     model = copy_without(model, tuple(left_out)).eval()
-    if hasattr(model, "fused"):
-        return model.fused().eval()
+    if callable(fused := getattr(model, "fused", None)):
+        return fused().eval()
     _replace_children(model, {})
     return model
 
@@ -25,9 +25,9 @@ def _replace_children(module: nn.Module, done: dict[nn.Module, nn.Module]) -> No
     for name, child in module._modules.items():
         if child is None:
             continue
-        if hasattr(child, "fused"):
+        if callable(fused := getattr(child, "fused", None)):
             if child not in done:
-                done[child] = child.fused().eval()
+                done[child] = fused().eval()
             module._modules[name] = done[child]
         else:
             _replace_children(child, done)

@@ -8,6 +8,7 @@ Legend: B batch, C channels, H W height and width.
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from public.models.activations import AconC, MetaAcon
 from public.settings import OneOf
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -113,9 +114,16 @@ class RepVGGBlock(nn.Module):
 
 def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias, in float64, of the one convolution that equals `conv` (no bias) then `bn` in eval mode."""
+    scale, shift = batch_norm_factors(bn)
+    return conv.weight.detach().double() * scale[:, None, None, None], shift
+
+
+def batch_norm_factors(bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift (C,), in float64, by which `bn` in eval mode is x * scale + shift."""
+    assert bn.running_mean is not None, "without running statistics there is no eval mode"
+    assert bn.running_var is not None
     scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
-    weight = conv.weight.detach().double() * scale[:, None, None, None]
-    return weight, bn.bias.detach().double() - bn.running_mean.double() * scale
+    return scale, bn.bias.detach().double() - bn.running_mean.double() * scale
 
 
 def conv_and_activation(

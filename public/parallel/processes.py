@@ -84,7 +84,7 @@ def apply_modes(config: TrainingConfig, device: torch.device) -> None:
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory; filling it costs 6 %
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads such memory; filling it costs 6 %
     if device.type == "cuda":
         torch.cuda.set_device(device)
 

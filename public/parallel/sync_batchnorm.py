@@ -21,6 +21,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         mean, variance, count = global_statistics(x if x.dtype == torch.float64 else x.float())
         if self.track_running_stats:
             with torch.no_grad():
+                assert self.running_mean is not None
+                assert self.running_var is not None
+                assert self.num_batches_tracked is not None
+                assert self.momentum is not None, "convert_sync_batchnorm refuses another"
                 self.num_batches_tracked += 1
                 unbiased = variance * (count / (count - 1))
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

@@ -38,7 +38,7 @@ def write_class_report(folder: Path, data, found: Classified, *, num_worst: int)
     _write(folder / "classes.csv", format_table(("class", "images", "top1_error"), rows, "csv") + "\n")
     if num_worst:
         _draw_worst(folder / "worst_images.jpg", data, found, num_worst)
-    wrong = sorted((row for row in rows if row[2]), key=lambda row: (-row[2], row[0]))
+    wrong = sorted((row for row in rows if row[2]), key=lambda row: (-(row[2] or 0), row[0]))
     if not wrong:
         return "every image is right in the top 1"
     return "the classes with the largest errors:\n" + format_table(

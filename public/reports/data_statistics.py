@@ -167,7 +167,7 @@ def draw_suspicious(defects: Sequence[Defect], path: Path) -> int:
     """
     by_picture: dict[str, list[Defect]] = {}
     for defect in defects:
-        if defect.picture is not None and np.isfinite(defect.box).all():
+        if defect.picture is not None and np.isfinite(defect.box).all():  # type: ignore[arg-type]  # of a picture there is a box
             by_picture.setdefault(defect.picture, []).append(defect)
     panels = []
     for picture, wrong in by_picture.items():

@@ -115,7 +115,7 @@ def _matrix_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 
 def _image_rows(annotations, worst: Sequence[ImageMatches], pictures: list[str]) -> list[list]:
     """A row of IMAGE_HEADER for each image of `worst`."""
-    pictures = pictures + [None] * (len(worst) - len(pictures))
+    shown: list[str | None] = [*pictures, *[None] * (len(worst) - len(pictures))]
     return [
         [
             rank,
@@ -128,7 +128,7 @@ def _image_rows(annotations, worst: Sequence[ImageMatches], pictures: list[str])
             int(image.is_missed.sum()),
             picture,
         ]
-        for rank, (image, picture) in enumerate(zip(worst, pictures), start=1)
+        for rank, (image, picture) in enumerate(zip(worst, shown), start=1)
     ]
 
 

@@ -39,7 +39,7 @@ def draw_pr_curves(path: str | Path, curves: Curves) -> None:
     mean = curves.mean_precision()
     for i, axes in enumerate(figure.subplots(1, len(CURVE_IOUS), sharey=True)):
         named, others = _named_classes(curves, i)
-        defined = [c.ap_at[i] for c in curves.classes if c.ap_at[i] is not None]
+        defined = [ap for c in curves.classes if (ap := c.ap_at[i]) is not None]
         if defined:
             label = f"mean of {len(defined)} classes  AP {np.mean(defined):.3f}"
             axes.plot(curves.recall_levels, _until_zero(mean[i]), color="black", linewidth=2.6, label=label, zorder=2.5)

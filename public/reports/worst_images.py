@@ -122,4 +122,4 @@ def _disc(image: np.ndarray, center: np.ndarray, radius: float, color: tuple[int
 
 def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: int) -> None:
     ends = [tuple(np.rint(point * 2**_SHIFT).astype(int).tolist()) for point in (start, end)]
-    cv2.line(image, *ends, _WHITE, thickness, cv2.LINE_AA, _SHIFT)
+    cv2.line(image, ends[0], ends[1], _WHITE, thickness, cv2.LINE_AA, _SHIFT)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ ARITHMETIC_VARIABLES = (  # how the names of variables begin that choose kernels
 )  # fmt: skip
 
 
-def identity(experiment: Experiment, data_fingerprint: dict[str, str], options) -> dict[str, object]:
+def identity(experiment: Experiment, data_fingerprint: dict[str, str], options) -> dict[str, Any]:
     """What must be equal for a run to go on, beside the settings: code, data, packages, options that cut a run short."""
     return {
         "library": library_hash(),
@@ -64,7 +65,7 @@ def code_change(old: dict, new: dict) -> dict[str, list[str | None]]:
     return change
 
 
-def new_manifest(experiment: Experiment, identity_: dict, parsed) -> dict[str, object]:
+def new_manifest(experiment: Experiment, identity_: dict, parsed) -> dict[str, Any]:
     """The manifest of a run that starts now; `parsed` is its command line."""
     return {
         "experiment": experiment.name,
@@ -78,7 +79,7 @@ def new_manifest(experiment: Experiment, identity_: dict, parsed) -> dict[str, o
     }
 
 
-def start_record(device: torch.device, config, step: int) -> dict[str, object]:
+def start_record(device: torch.device, config, step: int) -> dict[str, Any]:
     """One start or resume of a run: when, where, by which command, from which step."""
     return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -118,7 +119,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ARITHMETIC_VARIABLES)}
 
 
-def gpu_libraries(device: torch.device) -> dict[str, object] | None:
+def gpu_libraries(device: torch.device) -> dict[str, Any] | None:
     """Versions of CUDA and cuDNN, on which the bits of a GPU run depend; None on a CPU."""
     if device.type != "cuda":
         return None
@@ -147,7 +148,7 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def git_state() -> dict[str, object]:
+def git_state() -> dict[str, Any]:
     """The commit of the repository and what is not committed; None where there is no git.
 
     `untracked` holds the text of each file of the library that git does not know yet, which no diff shows.

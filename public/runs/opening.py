@@ -30,7 +30,8 @@ class Opening:
 
 def open_on_rank_0(experiment: Experiment, parsed: command_line.Parsed, task) -> Opening:
     """Rank 0 decides and reads; all ranks go on from the same state, or stop with the same message."""
-    opening, error = None, None
+    opening: Opening | None = None
+    error: str | None = None
     if collectives.rank() == 0:
         try:
             opening = _open(experiment, parsed, task)
@@ -41,7 +42,7 @@ def open_on_rank_0(experiment: Experiment, parsed: command_line.Parsed, task) ->
     error = collectives.from_rank_0(error)
     if error:
         raise SystemExit(f"error: {error}")
-    if collectives.rank() == 0:
+    if opening is not None:
         run, opening.run = opening.run, None  # an open lock cannot travel
         collectives.from_rank_0(opening)
         opening.run = run
@@ -132,7 +133,7 @@ def _extend(
     old: RunFolder, experiment: Experiment, parsed: command_line.Parsed, identity: dict, config: TrainingConfig
 ) -> Opening:
     """A new run that goes on where `old` ended, for more epochs."""
-    epochs = config.epochs + parsed.options.extend_epochs
+    epochs = config.epochs + (parsed.options.extend_epochs or 0)
     checkpoint, _ = load_latest(old.path)
     check_parts(checkpoint)
     training = checkpoint["training"]

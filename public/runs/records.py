@@ -61,7 +61,7 @@ class RunRecord:
 
     def best_evaluation(self) -> dict | None:
         """The first evaluation with the highest `best_metric`: the one whose weights are best.pth."""
-        name = self.settings.get("best_metric")
+        name = str(self.settings.get("best_metric"))
         values = numbers([_flat_metrics(line["metrics"]) for line in self.evals], name)
         return self.evals[int(np.nanargmax(values))] if np.isfinite(values).any() else None
 
@@ -167,10 +167,10 @@ def _with_remarks(record: RunRecord) -> RunRecord:
             record.notes.append(f"--{name} {limits[name]}")
     if extends:
         record.notes.append(f"extends {extends.get('run')} from step {extends.get('step')}; its log begins there")
-    best, name = record.best_evaluation(), record.settings.get("best_metric")
-    known, logged = finished.get("best"), best and best["metrics"][name]
+    best, metric = record.best_evaluation(), record.settings.get("best_metric")
+    known, logged = finished.get("best"), best["metrics"][metric] if best else None
     if known is not None and logged is not None and not math.isclose(known, logged, abs_tol=1e-12):
-        record.notes.append(f"best.pth has {name} {known:.4f}, which is not in this log")
+        record.notes.append(f"best.pth has {metric} {known:.4f}, which is not in this log")
     return record
 
 

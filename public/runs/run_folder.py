@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import IO
 
 from public.config import TrainingConfig, differences, freeze
 from public.files import write_whole
@@ -31,7 +32,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = None
+        self._lock: IO[str] | None = None
 
     # ------------------------------------------------------------------------------------------ making and locking
 
@@ -87,7 +88,7 @@ class RunFolder:
         """
         self._lock = open(self.path / "lock", "a")  # noqa: SIM115 - held as long as the run
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
             return False
@@ -208,8 +209,8 @@ def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_
     if not allow_code_change:
         hint = "--allow_code_change goes on all the same, and records it"
         for name, hashes in code_change(recorded_identity, identity).items():
-            old, new = (value[:12] if value else "absent" for value in hashes)
-            reasons.append(f"{name} was {old}, now {new} ({hint})")
+            before, after = (value[:12] if value else "absent" for value in hashes)
+            reasons.append(f"{name} was {before}, now {after} ({hint})")
     for name in sorted((recorded_identity.keys() | identity.keys()) - set(CODE)):
         old, new = recorded_identity.get(name), identity.get(name)
         if isinstance(old, dict) and isinstance(new, dict):

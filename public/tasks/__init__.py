@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from public.config import ClassificationConfig, TrainingConfig
-from public.tasks.base import Task
+from public.tasks.base import BaseTask
 from public.tasks.classification import ClassificationTask
 from public.tasks.detection import DetectionTask
 
@@ -17,7 +17,7 @@ def make_task(
     device: torch.device,
     limit_images: int | None,
     class_names: tuple[str, ...] | None = None,
-) -> Task:
+) -> BaseTask:
     """The task of `config`; the arguments are those of `DetectionTask` and `ClassificationTask`.
 
     Raises:

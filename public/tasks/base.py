@@ -1,7 +1,10 @@
 """What detection and classification have in common of a task: the sets, the batches, what could not be used."""
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +20,8 @@ from public.parallel.processes import worker_count
 from public.precision import memory_format
 
 
-class Task:
-    """Data, loss and evaluation of an experiment; what the training loop is handed.
+class BaseTask(ABC):
+    """Data, loss and evaluation of an experiment: the `public.protocols.Task` that the training loop is handed.
 
     Args:
         config: the experiment's settings.
@@ -42,12 +45,13 @@ class Task:
         limit_images: int | None,
         class_names: tuple[str, ...] | None = None,
     ) -> None:
-        self.config, self.device = config, device
+        self.config: Any = config  # DetectionConfig or ClassificationConfig, as the task says
+        self.device = device
         self.data_root, self.limit_images = data_root, limit_images
-        self._sets: dict[str, object] = {}
+        self._sets: dict[str, Any] = {}
         self._skipped: dict[str, None] = {}  # lines on pictures that could not be used, in order, each once
-        self.class_names = class_names
-        self.class_names = class_names or self.data("train").class_names
+        self._prescribed = class_names
+        self.class_names: tuple[str, ...] = class_names or self.data("train").class_names
         _check_name(config.network_settings)
         num_classes = config.network_settings.num_classes
         if len(self.class_names) != num_classes:
@@ -60,7 +64,7 @@ class Task:
         self.num_workers, self.worker_note = worker_count(config)
         self.evaluated = "val"
 
-    def data(self, split: str):
+    def data(self, split: str) -> Any:
         """The set "train", "val" or "test", read when it is first asked for."""
         if split not in self._sets:
             settings = getattr(self.config, f"{split}_data")
@@ -70,8 +74,13 @@ class Task:
             self._sets[split] = whole if self.limit_images is None else whole.limit(self.limit_images)
         return self._sets[split]
 
-    def _read(self, split: str, settings):
-        return settings.read(self.data_root, self.class_names)
+    def _read(self, split: str, settings: Any) -> Any:
+        return settings.read(self.data_root, self.known_names)
+
+    @property
+    def known_names(self) -> tuple[str, ...] | None:
+        """The names that a set has to agree with; None while the first is read, which gives them."""
+        return getattr(self, "class_names", self._prescribed)
 
     # ------------------------------------------------------------------------------------------ before a run
 
@@ -114,7 +123,7 @@ class Task:
     def on_epoch(self, model: nn.Module, epoch: int) -> None:
         self.config.network_settings.on_epoch(model, epoch)
 
-    def train_batches(self, *, first_step: int, num_steps: int):
+    def train_batches(self, *, first_step: int, num_steps: int) -> Iterator[Any]:
         """This process's batches of steps first_step .. num_steps - 1, over all epochs."""
         loader = self._loader(self.train_dataset(), self.train_keys(first_step=first_step, num_steps=num_steps))
         return self._noting_skipped(loader, "train")
@@ -130,13 +139,22 @@ class Task:
             world_size=collectives.world_size(),
         )
 
+    @abstractmethod
+    def train_dataset(self) -> Any:
+        """The training samples, by `SampleKey`."""
+
+    @abstractmethod
+    def evaluation_dataset(self, split: str) -> Any:
+        """The samples of a split as the evaluation prepares them, by `SampleKey`."""
+
+    @abstractmethod
+    def _loader(self, dataset: Any, batches: Any) -> Iterable[Any]:
+        """The batches of a data set."""
+
     def _batch_sampler(self, **arguments) -> TrainBatches:
         return TrainBatches(**arguments)
 
-    def _loader(self, dataset, batches):
-        raise NotImplementedError
-
-    def _loading(self) -> dict[str, object]:
+    def _loading(self) -> dict[str, Any]:
         """How batches are loaded."""
         return {
             "num_workers": self.num_workers,
@@ -144,7 +162,7 @@ class Task:
             "pin_memory": self.config.pin_memory and self.device.type == "cuda",
         }
 
-    def inputs(self, batch) -> torch.Tensor:
+    def inputs(self, batch: Any) -> torch.Tensor:
         """Normalised images float32 (B, 3, H, W) in the configuration's memory format."""
         return normalise(batch.images, self.config.input).contiguous(
             memory_format=memory_format(self.config.channels_last)
@@ -152,7 +170,7 @@ class Task:
 
     # ------------------------------------------------------------------------------------------ evaluation
 
-    def evaluation_batches(self, split: str):
+    def evaluation_batches(self, split: str) -> Iterator[Any]:
         """This process's batches of a split: batch i is images [i*b, (i+1)*b), whatever the number of processes."""
         batches = EvalBatches(
             num_images=len(self.data(split)),
@@ -162,13 +180,37 @@ class Task:
         )
         return self._noting_skipped(self._loader(self.evaluation_dataset(split), batches), split)
 
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """What a checkpoint says about its weights beside the weights."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: str = "val") -> dict[str, Any]:
+        """Metrics of `model` on a split, the same on every rank; what was found stays for pictures and reports."""
+
+    @abstractmethod
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """The metrics that matter, in a line."""
+
+    @abstractmethod
+    def report(self, metrics: dict[str, Any]) -> str:
+        """The full report of an evaluation."""
+
+    @abstractmethod
+    def draw_batch(self, batch: Any, step: int, folder: Path) -> None:
+        """Writes a picture of the batch as the network saw it."""
+
+    @abstractmethod
+    def draw_predictions(self, folder: Path) -> None:
+        """Writes pictures of the last evaluation."""
+
     def best_text(self, value: float | None) -> str:
         """What the best weights so far reached, in words: "AP 0.3460"."""
         return f"{self.config.best_metric} {'-' if value is None else f'{value:.4f}'}"
 
     # ------------------------------------------------------------------------------------------ what was skipped
 
-    def _noting_skipped(self, batches, split: str):
+    def _noting_skipped(self, batches: Iterable[Any], split: str) -> Iterator[Any]:
         """`batches`, remembering what was skipped in them."""
         for batch in batches:
             self._skipped |= {f"{split}: {line}": None for line in batch.skipped if line}

@@ -1,6 +1,7 @@
 """The classification task: what the training loop is handed, and the evaluation that `test.sh` runs as well."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +23,15 @@ from public.loading.samplers import RepeatedTrainBatches, TrainBatches
 from public.parallel import collectives
 from public.precision import autocast
 from public.reports.titles import titled
-from public.tasks.base import Clock, Task, milliseconds
+from public.tasks.base import BaseTask, Clock, milliseconds
 from public.transforms.mixing import draw_mix, partner_places
 from public.transforms.on_device import check_transforms
 
 MOST_PICTURES = 16  # of a training batch on one sheet
 
 
-class ClassificationTask(Task):
-    """Data, loss and evaluation of a classification experiment; see `Task`."""
+class ClassificationTask(BaseTask):
+    """Data, loss and evaluation of a classification experiment; see `BaseTask`."""
 
     kind = "classifier"
 
@@ -43,7 +44,7 @@ class ClassificationTask(Task):
         skips = self.config.on_bad_sample == "skip"
         return {split: self.data(split).fingerprint(allow_missing=skips) for split in ("train", "val")}
 
-    def card(self) -> dict[str, object]:
+    def card(self) -> dict[str, Any]:
         """What a checkpoint says about its weights beside the weights."""
         settings = self.config.classifier
         return {
@@ -55,7 +56,7 @@ class ClassificationTask(Task):
         }
 
     def check_batches(self) -> None:
-        """As of `Task`; and that the batch transform fits the images of a process, and all transforms the device.
+        """As of `BaseTask`; and that the batch transform fits the images of a process, and all transforms the device.
 
         Raises:
             ValueError: naming what does not fit.
@@ -187,6 +188,7 @@ class ClassificationTask(Task):
     def prediction_lines(self, position: int) -> list[str]:
         """The true class of an image, and the best one that was found, with its score."""
         found, label = self.found, int(self.data(self.evaluated).labels[position])
+        assert found is not None, "an evaluation comes first"
         mark = "right" if found.ranks[position] == 0 else "WRONG"
         best = self.class_names[found.classes[position, 0]]
         return [f"true: {self.class_names[label]}", f"{mark}: {best} {found.scores[position, 0]:.2f}"]

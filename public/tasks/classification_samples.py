@@ -17,7 +17,7 @@ class ShownClass(NamedTuple):
 
     epoch: int
     batch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is hidden
     image: np.ndarray  # (H, W, 3) uint8, as the network gets it before it is normalised
     text: str  # its class, or the two of a mixture
     skipped: str | None

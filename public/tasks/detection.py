@@ -1,6 +1,7 @@
 """The detection task: what the training loop is handed, and the evaluation that `test.sh` runs as well."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,14 +18,14 @@ from public.input import ImageError, to_image
 from public.loading.detection import DetectionBatch, DetectionDataset, EvaluationDataset, make_detection_loader
 from public.parallel import collectives
 from public.precision import autocast
-from public.tasks.base import Clock, Task, milliseconds
+from public.tasks.base import BaseTask, Clock, milliseconds
 
 METRICS = {"coco": tuple(COCO_METRICS), "voc": ("voc_AP50",), "voc07": ("voc07_AP50",)}  # what each of them measures
 PICTURE_SCORE = 0.3  # detections below it are left out of the pictures
 
 
-class DetectionTask(Task):
-    """Data, loss and evaluation of a detection experiment; see `Task`."""
+class DetectionTask(BaseTask):
+    """Data, loss and evaluation of a detection experiment; see `BaseTask`."""
 
     kind = "detector"
 
@@ -41,9 +42,9 @@ class DetectionTask(Task):
 
     def _read(self, split: str, settings) -> Annotations:
         if self.config.on_bad_sample == "error":
-            return settings.read(self.data_root, self.class_names)
+            return settings.read(self.data_root, self.known_names)
         defects = self._defects[split] = []
-        return settings.read(self.data_root, self.class_names, on_defect=defects.append)
+        return settings.read(self.data_root, self.known_names, on_defect=defects.append)
 
     # ------------------------------------------------------------------------------------------ training
 
@@ -78,7 +79,7 @@ class DetectionTask(Task):
     def _left_out(self, split: str) -> list[str]:
         return [defect.message for defect in self._defects.get(split, ()) if defect.leaves_out]
 
-    def card(self) -> dict[str, object]:
+    def card(self) -> dict[str, Any]:
         """What a checkpoint says about its weights beside the weights."""
         return {
             "model_name": type(self.config.detector).__name__,
@@ -140,6 +141,7 @@ class DetectionTask(Task):
             outputs = model(self.inputs(batch))
         with clock("nms"):
             detections = self.decoder(outputs)
+        assert batch.geometries is not None, "the batch is one of an evaluation"
         detections = to_image(detections, batch.geometries)
         for i in (i for i, skipped in enumerate(batch.skipped) if skipped):  # what is seen in black is not found
             detections[i] = {name: values[:0] for name, values in detections[i].items()}

@@ -16,6 +16,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -109,7 +110,7 @@ def summary(records: Sequence[RunRecord], names: Sequence[str], style: str = "te
     rows = []
     for name, record in zip(names, records):
         best = record.best_evaluation()
-        row = [name, record.state, record.epochs_done, record.step]
+        row: list[Any] = [name, record.state, record.epochs_done, record.step]
         row += [value for metric in metrics for value in record.metric(metric)]
         row += [best and best["epoch"], _last(record, "loss"), record.seconds_per_step(), *record.images_per_second()]
         rows.append([*row, _last(record, "memory_gib")])
@@ -156,7 +157,7 @@ def draw(
 
 def _draw_panel(
     axes: Axes, key: str, records: Sequence[RunRecord], names: Sequence[str], x: str, is_smooth: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The curves of one key; returns the line of each run, for the legend."""
     found = [record.curve(key, x) for record in records]
     finite = np.concatenate([curve[1][np.isfinite(curve[1])] for curve in found if curve is not None])

@@ -26,10 +26,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from public import commands, random_streams
 from public.evaluation.topk import TOP, best_classes
@@ -39,6 +40,7 @@ from public.inference.sources import find_images
 from public.input import ClassificationInput, InputSpec, normalise, prepare, prepare_crop, read_image, to_image
 from public.models.fuse import fuse
 from public.parallel.processes import choose_device
+from public.precision import place
 from public.runs.experiment import find_data_root
 
 PLAIN_INPUT = InputSpec(  # of a published network without an experiment: which numbers scale the pixels costs no time
@@ -78,7 +80,7 @@ class Subject(NamedTuple):
     """What is timed, and what a line of the report says about it."""
 
     model: Callable[[torch.Tensor], Any]
-    decoder: Callable[[Any], list[dict[str, torch.Tensor]]] | None  # None: a classifier
+    decoder: Any  # outputs -> detections; None: a classifier
     spec: InputSpec | ClassificationInput
     device: torch.device
     is_bf16: bool
@@ -168,6 +170,7 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
         model, decoder, spec = found_by.model, getattr(found_by, "decoder", None), found_by.spec
     else:
         random_streams.seed_torch(0, "model")
+        assert network is not None
         model, checkpoint = network.settings.build_model(), None
         decoder = None if network.is_classifier else network.settings.build_decoder()
         spec = network.spec or (PLAIN_CROP if network.is_classifier else PLAIN_INPUT)
@@ -175,8 +178,9 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
     spec = _resized(spec, tuple(arguments.shape)) if arguments.shape else spec
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     model = fuse(model) if arguments.fuse else model.eval()
-    model = model.requires_grad_(False).to(device, memory_format=memory_format)
-    model = torch.compile(model) if arguments.compile else model
+    model = place(model.requires_grad_(False), device, channels_last=arguments.channels_last)
+    if arguments.compile:
+        model = cast(nn.Module, torch.compile(model))
     return (
         Subject(model, decoder, spec, device, arguments.bf16, memory_format),
         network,
@@ -237,7 +241,7 @@ def classify_all(subject: Subject, pictures: list[np.ndarray]) -> torch.Tensor:
 
 
 def _prepared(subject: Subject, pictures: list[np.ndarray]) -> tuple[np.ndarray, list]:
-    function = prepare_crop if subject.decoder is None else prepare
+    function: Any = prepare_crop if subject.decoder is None else prepare
     prepared, geometries = zip(*(function(picture, subject.spec) for picture in pictures))
     return np.stack(prepared), list(geometries)
 

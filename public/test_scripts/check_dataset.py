@@ -22,11 +22,10 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from public import commands
 from public.config import ClassificationConfig
-from public.datasets.annotations import Annotations
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
@@ -44,7 +43,7 @@ class Found(NamedTuple):
 
     name: str
     data_root: Path  # where nothing may be written
-    sets: dict[str, Annotations] | dict[str, ClassificationSet]  # by split
+    sets: dict[str, Any]  # by split: all `Annotations`, or all `ClassificationSet`
     notes: list[str]
     defects: list[Defect]
     lists: dict[str, list[str]]  # of a VOC folder: image ids by split
@@ -85,7 +84,7 @@ def check(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     tables = list(found.notes)
     for split, annotations in found.sets.items():
-        describe = class_checks.describe if _is_labelled(annotations) else statistics.describe
+        describe: Any = class_checks.describe if _is_labelled(annotations) else statistics.describe
         tables += [f"{split}: {annotations.description}", *describe(annotations), ""]
     tables += _draw(found, defects, output)
     _write(output / REPORT, "\n".join([*tables, *_listed(defects, None), _verdict(defects)]) + "\n")
@@ -212,7 +211,7 @@ def look_at_pictures(found: Found, *, is_quick: bool, num_workers: int) -> list[
     if not found.lists:
         return defects + checks.find_shared(seen)
     by_id = dict(zip(found.sets["all"].image_ids.tolist(), seen["all"])) if "all" in seen else {}
-    splits = {  # trainval is the union of two others
+    splits: dict[str, list[checks.Seen]] = {  # trainval is the union of two others
         split: [by_id[image_id] for image_id in found.lists[split] if image_id in by_id]
         for split in ("train", "val", "test")
         if split in found.lists

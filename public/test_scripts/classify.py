@@ -9,6 +9,7 @@ An image is prepared as in evaluation: resized, its middle cut out.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from public import commands
 from public.datasets.imagenet_names import readable_names
@@ -30,7 +31,7 @@ def main() -> None:
     commands.call(classify, parser.parse_args())
 
 
-def classify(arguments: argparse.Namespace) -> dict[str, list[dict[str, object]]]:
+def classify(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Prints the best classes of each image; returns them: path -> [{"name", "label", "score"}, ...], best first."""
     if arguments.top < 1:
         raise ValueError(f"--top is {arguments.top}; it must be at least 1")

@@ -21,6 +21,7 @@ import functools
 import re
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from public import commands
 from public.config import differences
@@ -140,7 +141,7 @@ def _size(experiment: Experiment | None, notes: list[str]) -> tuple[int | None, 
 
 
 @functools.cache  # runs of one experiment have the same network
-def _count(settings: object, size: tuple[int, int]) -> tuple[int, float]:
+def _count(settings: Any, size: tuple[int, int]) -> tuple[int, float]:
     count = count_operations(settings.build_model().eval(), example_input(*size))
     return count.parameters, count.macs / 1e9
 
@@ -185,7 +186,7 @@ def _sorted(rows: list[Row], column: str | None, is_reversed: bool) -> list[Row]
         raise ValueError(f"--sort {column}: there is no such column; there are {', '.join(rows[0])}")
     present = [row for row in rows if row[name] is not None]
     is_number = all(isinstance(row[name], (int, float)) for row in present)
-    present.sort(key=lambda row: row[name], reverse=is_number != is_reversed)
+    present.sort(key=lambda row: cast(Any, row[name]), reverse=is_number != is_reversed)
     return present + [row for row in rows if row[name] is None]
 
 
@@ -202,12 +203,14 @@ def setting_rows(experiments: dict[str, Experiment | None]) -> list[Row]:
     if len(configs) < 2:
         raise ValueError(f"--settings compares at least two runs or experiments; {len(configs)} could be read")
     reference = next(iter(configs.values()))
-    changed: dict[str, dict[str, object]] = {}
+    changed: dict[str, dict[str, Any]] = {}
     for name, config in list(configs.items())[1:]:
         for setting, old, new in differences(reference, config):
             changed.setdefault(setting, dict.fromkeys(configs, old))[name] = new
-    rows = [{"setting": setting} | {n: _as_text(v) for n, v in values.items()} for setting, values in changed.items()]
-    return sorted(rows, key=lambda row: row["setting"])
+    rows: list[Row] = []
+    for setting, values in changed.items():
+        rows.append({"setting": setting, **{n: _as_text(v) for n, v in values.items()}})
+    return sorted(rows, key=lambda row: str(row["setting"]))
 
 
 def _as_text(value: object) -> str:
@@ -218,7 +221,7 @@ def _settings_table(rows: list[Row], names: list[str], style: str) -> str:
     if not rows:
         return "no setting that decides a result differs"
     header = ["setting", *(name for name in names if name in rows[0])]
-    cells = [[row[column] for column in header] for row in rows]
+    cells = [[str(row[column]) for column in header] for row in rows]
     if style != "csv":
         cells = [[text if len(text) <= WIDEST else f"{text[: WIDEST - 2]}.." for text in line] for line in cells]
     return format_table(header, cells, style)

@@ -7,6 +7,7 @@ Folders, videos, cameras and JSON: python -m public.test_scripts.detect --help
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from public import commands, drawing
 from public.inference.places import open_detector
@@ -24,7 +25,7 @@ def main() -> None:
     commands.call(detect, parser.parse_args())
 
 
-def detect(arguments: argparse.Namespace) -> dict[str, object]:
+def detect(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints and draws the detections of one image; returns them."""
     output = arguments.output or Path(f"{arguments.image.stem}_detections.jpg")
     if output.resolve() == arguments.image.resolve():

@@ -31,7 +31,8 @@ from public.reports.detection import write_report
 from public.runs.experiment import find_data_root
 from public.runs.run_folder import RunFolder
 from public.tasks import make_task
-from public.tasks.base import Task
+from public.tasks.base import BaseTask
+from public.tasks.classification import ClassificationTask
 from public.tasks.detection import DetectionTask
 
 
@@ -98,12 +99,12 @@ def _check_options(config, arguments: argparse.Namespace) -> None:
                 raise ValueError(f"--{name} belongs to detections; {arguments.experiment} classifies images")
 
 
-def _write(task: Task, split: str, weights: Path, arguments: argparse.Namespace) -> None:
+def _write(task: BaseTask, split: str, weights: Path, arguments: argparse.Namespace) -> None:
     """The files of an evaluation, and where they are."""
     folder = arguments.report or weights.with_name(f"{weights.stem}_{split}_evaluation")
     if isinstance(task, DetectionTask):
         _write_detections(task, split, weights, folder, arguments)
-    elif not arguments.no_report:
+    elif isinstance(task, ClassificationTask) and task.found is not None and not arguments.no_report:
         text = write_class_report(folder, task.data(split), task.found, num_worst=arguments.num_worst)
         print(f"\n{text}\npredictions, classes and worst images written to {folder}")
 

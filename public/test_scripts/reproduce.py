@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 from public import command_line, commands
 from public.loading.workers import forbid_global_random
@@ -51,7 +52,7 @@ def main() -> None:
     commands.add_data_root(parser)
     commands.add_device(parser)
     arguments = parser.parse_args()
-    sys.exit(commands.call(reproduce, arguments))
+    sys.exit(cast(int, commands.call(reproduce, arguments)))
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
@@ -99,6 +100,7 @@ def _check_repeatable(run: Path, until: int) -> None:
 
 
 def _repeat(experiment: Experiment, recorded: list[dict], until: int, arguments, device) -> int:
+    assert experiment.run is not None, "reproduce refuses an experiment's folder"
     old = RunFolder(experiment.run).manifest
     fresh = collectives.from_rank_0(_fresh_folder(experiment) if collectives.rank() == 0 else None)
     again = dataclasses.replace(experiment, folder=fresh)
@@ -157,6 +159,7 @@ def _without_times(metrics: dict) -> dict:
 
 def _fresh_folder(experiment: Experiment) -> Path:
     """A folder of its own, so that the experiment's runs stay as they are."""
+    assert experiment.run is not None
     path = experiment.folder / FOLDER / f"{experiment.run.name}-again-{time.strftime('%Y%m%d-%H%M%S')}"
     path.mkdir(parents=True)
     return path
@@ -210,14 +213,15 @@ def _short(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text) - SHOWN} characters more)"
 
 
-def _comparable(manifest: dict) -> dict[str, object]:
+def _comparable(manifest: dict) -> dict[str, Any]:
     start = {name: value for name, value in manifest["starts"][0].items() if name not in MOMENTS}
     identity = {name: value for name, value in manifest["identity"].items() if name != "max_steps"}
     git = {"commit": manifest["git"]["commit"], "changed_files": manifest["git"]["status"]}
     return _flat({"config": manifest["config"], "identity": identity, "git": git, "start": start})
 
 
-def _flat(value: object, path: str = "") -> dict[str, object]:
+def _flat(value: object, path: str = "") -> dict[str, Any]:
+    items: Any
     if isinstance(value, dict) and value:
         items = value.items()
     elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):

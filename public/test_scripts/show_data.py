@@ -20,7 +20,7 @@ from public import commands, drawing
 from public.runs.experiment import Experiment, find_data_root, load_experiment
 from public.runs.run_folder import RunFolder
 from public.tasks import classification_samples, detection_samples, make_task
-from public.tasks.base import Task
+from public.tasks.base import BaseTask
 from public.tasks.classification import ClassificationTask
 
 
@@ -62,7 +62,7 @@ def show(arguments: argparse.Namespace) -> list[detection_samples.Shown] | list[
     return shown
 
 
-def _page(task: Task, arguments: argparse.Namespace) -> tuple[list, list[np.ndarray]]:
+def _page(task: BaseTask, arguments: argparse.Namespace) -> tuple[list, list[np.ndarray]]:
     """What is shown, each with a line about it, and the pictures."""
     samples = classification_samples if isinstance(task, ClassificationTask) else detection_samples
     if arguments.split == "train":
@@ -76,7 +76,7 @@ def _page(task: Task, arguments: argparse.Namespace) -> tuple[list, list[np.ndar
     return shown, [samples.picture(item, task, arguments) for item in shown]
 
 
-def open_task(experiment: Experiment, data_root: str | None) -> Task:
+def open_task(experiment: Experiment, data_root: str | None) -> BaseTask:
     """The task that training would make of the experiment; a run's images are limited as they were."""
     limit = RunFolder(experiment.run).manifest["identity"]["limit_images"] if experiment.run else None
     return make_task(

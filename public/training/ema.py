@@ -7,6 +7,7 @@ deviation), and is folded into the update, so the average can be read at any mom
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ class EMA:
 
     decay: Fraction
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, model: nn.Module) -> "ModelEMA":
         return ModelEMA(model=model, decay=self.decay)
@@ -53,7 +55,7 @@ class ModelEMA:
         for i in set(range(len(old))) - set(averaged):  # counters
             old[i].copy_(new[i])
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "num_updates": self.num_updates,

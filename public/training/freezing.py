@@ -31,7 +31,7 @@ def batchnorm_layers(model: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Mod
     Raises:
         ValueError: a prefix fits no BatchNorm layer.
     """
-    layers = []
+    layers: list[nn.Module] = []
     for prefix in prefixes:
         found = [m for name, m in model.named_modules() if _is_under(name, prefix) and isinstance(m, nn.BatchNorm2d)]
         if not found:

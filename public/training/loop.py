@@ -1,25 +1,12 @@
 """The training loop of every experiment: one CPU, one GPU or several processes, detection or classification.
 
-It knows no task.  What it is handed (`public.tasks.detection`, ...) offers:
-
-    num_train_images                     images of the training set
-    card()                               entries of a checkpoint that say what the weights are
-    loss(outputs, targets, progress)     dict of weighted scalar terms
-    train_batches(first_step, num_steps) an iterable of this process's batches
-                                         a batch has images, targets, image_ids, to(device) and part(start, stop)
-    inputs(batch)                        normalised images on the device
-    evaluate(model)                      dict of metrics, the same on every rank
-    summary(metrics)                     the metrics that matter, in a line
-    best_text(value)                     what the best weights reached, in words, where `value` of the best_metric is it
-    on_epoch(model, epoch)               the family's own switch at the start of an epoch
-    draw_batch(batch, step, folder)      a picture of the batch as the network saw it
-    draw_predictions(folder)             pictures of the last evaluation
-    write_bad_samples(folder)            the list of pictures that could not be used, if any; how many are of training
+It knows no task: it is handed one that fulfils `public.protocols.Task`.
 """
 
 import contextlib
 import json
 import time
+from typing import cast
 
 import torch
 
@@ -30,7 +17,7 @@ from public.parallel import collectives
 from public.parallel.reduce import GradientReducer
 from public.parts import state_of, train
 from public.precision import autocast
-from public.protocols import Progress
+from public.protocols import Batch, Progress, Task
 from public.reports.curves import draw_curves
 from public.runs import chain
 from public.runs.checkpoint import save_latest
@@ -49,7 +36,7 @@ class Trainer:
         self,
         *,
         config: TrainingConfig,
-        task,
+        task: Task,
         state: TrainingState,
         device: torch.device,
         run: RunFolder,
@@ -67,7 +54,7 @@ class Trainer:
         self.reducer = GradientReducer(state.model)
         self.network = torch.compile(state.model) if config.compile else state.model
         self.frozen_batchnorm = batchnorm_layers(state.model, config.freeze_batchnorm)
-        self._epoch = None  # the epoch that on_epoch was told of
+        self._epoch: int | None = None  # the epoch that on_epoch was told of
         self._is_checked = not config.deterministic  # whether the operations of the network have been looked at
         self._saved_at = time.monotonic()
 
@@ -96,7 +83,7 @@ class Trainer:
                 self.end_if_asked()
         return state.metrics
 
-    def step(self, batch) -> None:
+    def step(self, batch: Batch) -> None:
         """One optimizer step: forward, loss, backward, reduce, clip, step, EMA, finite?, log.
 
         Nothing in it waits for the device but the question whether the losses are finite, and what a loss itself has to
@@ -112,13 +99,13 @@ class Trainer:
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model)
-        means, norm = losses.read(norm, progress.step, self.run.path)
+        means, norm_value = losses.read(norm, progress.step, self.run.path)
         state.step += 1
         state.chain = chain.extended(state.chain, state.step, lr, means)
-        self.log(means, lr, norm)
+        self.log(means, lr, norm_value)
         self.record_digests(batch)
 
-    def begin_step(self, batch) -> Progress:
+    def begin_step(self, batch: Batch) -> Progress:
         """Where the run stands: modes, random numbers and gradients are made ready, and a first batch is drawn."""
         config, state = self.config, self.state
         epoch, step_in_epoch = divmod(state.step, self.steps_per_epoch)
@@ -134,7 +121,7 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         return Progress(epoch, state.step, step_in_epoch, config.epochs, self.steps_per_epoch)
 
-    def forward_backward(self, batch, progress: Progress) -> guards.StepLosses:
+    def forward_backward(self, batch: Batch, progress: Progress) -> guards.StepLosses:
         """Forward, loss and backward of each micro-batch.
 
         Raises:
@@ -155,13 +142,14 @@ class Trainer:
             raise guards.OutOfMemoryError(self.explain_memory(batch, progress)) from is_full
         return losses
 
-    def forward_backward_part(self, part, progress: Progress, losses: guards.StepLosses) -> None:
+    def forward_backward_part(self, part: Batch, progress: Progress, losses: guards.StepLosses) -> None:
         with self.checked():
             with autocast(self.config.precision, self.device):
                 outputs = self.network(self.task.inputs(part))
             terms = self.task.loss(outputs, part.targets, progress)
         losses.add(terms, part)
-        self.state.scaler.scale(sum(terms.values()) / self.config.accumulate).backward()
+        total = cast(torch.Tensor, sum(terms.values()))
+        self.state.scaler.scale(total / self.config.accumulate).backward()
 
     def checked(self):
         """At the first step of each start: a context that refuses operations without a deterministic form."""
@@ -188,7 +176,7 @@ class Trainer:
             return None
         return torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.clip_norm)
 
-    def explain_memory(self, batch, progress: Progress) -> str:
+    def explain_memory(self, batch: Batch, progress: Progress) -> str:
         """Tries smaller batches, and says which fits.  The run ends after it."""
         self.state.optimizer.zero_grad(set_to_none=True)
         part = micro_batches(batch, self.config.accumulate)[0]
@@ -197,7 +185,7 @@ class Trainer:
             piece = part.part(0, num_images).to(self.device)
             with autocast(self.config.precision, self.device):
                 outputs = self.network(self.task.inputs(piece))
-            sum(self.task.loss(outputs, piece.targets, progress).values()).backward()
+            cast(torch.Tensor, sum(self.task.loss(outputs, piece.targets, progress).values())).backward()
             self.state.optimizer.zero_grad(set_to_none=True)
 
         num_images = len(part.images)
@@ -224,7 +212,7 @@ class Trainer:
                 norm=norm, images=self.config.batch_size,
             )  # fmt: skip
 
-    def record_digests(self, batch) -> None:
+    def record_digests(self, batch: Batch) -> None:
         """One line of digests.jsonl where one is due: see `public.runs.chain`."""
         state, step = self.state, self.state.step
         has_weights = step % self.config.digest_interval == 0 or step == self.num_steps
@@ -310,7 +298,7 @@ class Trainer:
         save_atomic(self.task.card() | entries, self.run.path / "best.pth")
 
 
-def micro_batches(batch, count: int) -> list:
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """`batch` in `count` equal parts."""
     num_images = len(batch.images)
     size = num_images // count

@@ -8,6 +8,7 @@ that fits counts.  It alone has a default, none: pages from before it was there 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ class SGD:
     decay_bias: bool  # whether the other biases are
     lr_factors: LRFactors = ()
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
@@ -43,7 +45,8 @@ class AdamW:
     decay_bias: bool
     lr_factors: LRFactors = ()
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
@@ -59,7 +62,8 @@ class Adam:
     decay_bias: bool
     lr_factors: LRFactors = ()
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         groups = parameter_groups(model, self.weight_decay, self.decay_normalisation, self.decay_bias, self.lr_factors)
@@ -68,7 +72,7 @@ class Adam:
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, decay_normalisation: bool, decay_bias: bool, lr_factors: LRFactors = ()
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """The trainable parameters of `model` in groups, in the model's order: by `lr_factor`, with and without weight decay.
 
     A parameter is a bias when it is called `bias`, outside normalisation layers.  One that several layers share counts

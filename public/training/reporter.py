@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,9 +18,9 @@ class Reporter:
     def __init__(self, run: RunFolder | None, *, device: torch.device) -> None:
         self.run = run
         self.device = device
-        self._bar = None
-        self._events = None
-        self._mark = None
+        self._bar: Any = None
+        self._events: Any = None
+        self._mark: tuple[float, int] | None = None
         self._step = 0
 
     def line(self, text: str) -> None:
@@ -64,6 +65,7 @@ class Reporter:
         """The losses of one step.  images/s is the mean since the last line; memory is the largest so far."""
         if self.run is None:
             return
+        assert self._mark is not None, "start() comes first"
         now, (then, last) = time.perf_counter(), self._mark
         seconds_per_step = (now - then) / max(step - last, 1)
         self._mark = (now, step)

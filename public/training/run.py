@@ -23,7 +23,7 @@ from public.runs.experiment import Experiment, find_data_root, load_experiment
 from public.runs.opening import open_on_rank_0
 from public.runs.run_folder import RunFolder
 from public.tasks import make_task
-from public.tasks.base import Task
+from public.tasks.base import BaseTask
 from public.training import failures
 from public.training.determinism import check_compile
 from public.training.freezing import freeze_parameters
@@ -68,7 +68,7 @@ def train(
     task, state, notes = _prepare(config, options, device)
     opening = open_on_rank_0(experiment, parsed, task)
     config = replace(config, epochs=opening.epochs)
-    run = opening.run if collectives.rank() == 0 else RunFolder(opening.path)
+    run = opening.run or RunFolder(opening.path)  # only rank 0 holds the open one
     reporter = Reporter(run if collectives.rank() == 0 else None, device=device)
     try:
         for line in opening.lines:
@@ -77,9 +77,9 @@ def train(
             state.load_state_dict(opening.checkpoint)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
-        for line in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
-            if line:
-                reporter.line(line)
+        for note in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
+            if note:
+                reporter.line(note)
         if collectives.rank() == 0:
             _record_start(run, parsed, task, state, device, opening.code_change)
         interruption = Interruption()
@@ -124,7 +124,7 @@ def _end_with_a_line(error: Exception, advice: str, run: RunFolder, reporter: Re
 
 def _prepare(
     config: TrainingConfig, options: command_line.Options, device: torch.device
-) -> tuple[Task, TrainingState, list[str]]:
+) -> tuple[BaseTask, TrainingState, list[str]]:
     """The task with its data read and checked, and the state at step 0: before a run is made.
 
     Ends with one line where the data, the starting weights and the settings do not fit together.
@@ -170,7 +170,7 @@ def build_state(
 
 
 def _record_start(
-    run: RunFolder, parsed: command_line.Parsed, task: Task, state: TrainingState, device, code_change: dict
+    run: RunFolder, parsed: command_line.Parsed, task: BaseTask, state: TrainingState, device, code_change: dict
 ) -> None:
     start = manifest.start_record(device, parsed.config, state.step) | {"digest": digest(state_of(state.model))}
     if code_change:
@@ -180,7 +180,7 @@ def _record_start(
         (run.path / name).write_text("\n".join(lines) + "\n")
 
 
-def _finish(run: RunFolder, state: TrainingState, task: Task, reporter: Reporter) -> None:
+def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Reporter) -> None:
     digests = {"weights": digest(state_of(state.model))}
     if state.ema:
         digests["ema"] = digest(state.ema.model.state_dict())

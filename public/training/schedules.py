@@ -21,7 +21,8 @@ class WarmupCosine:
     horizon_epochs: Positive
     min_factor: Probability  # lowest factor of the cosine
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         warmup, horizon = self.warmup_epochs * steps_per_epoch, self.horizon_epochs * steps_per_epoch
@@ -40,7 +41,8 @@ class WarmupMultiStep:
     milestones: Annotated[tuple[Positive, ...], Rising()]
     gamma: Positive
 
-    __post_init__ = check
+    def __post_init__(self) -> None:
+        check(self)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         warmup = self.warmup_epochs * steps_per_epoch

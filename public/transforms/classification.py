@@ -70,7 +70,9 @@ class ReflectPadCrop:
 
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         top, left = self.plan(draws[None], *image.shape[:2])[0]
-        padded = cv2.copyMakeBorder(image, *[self.padding] * 4, cv2.BORDER_REFLECT_101)
+        padded = cv2.copyMakeBorder(
+            image, self.padding, self.padding, self.padding, self.padding, cv2.BORDER_REFLECT_101
+        )
         return np.ascontiguousarray(padded[top : top + self.size[0], left : left + self.size[1]])
 
 
@@ -180,7 +182,8 @@ class RandomResizedCrop:
         tall_over_wide = (1 / self.aspect_ratio[1], 1 / self.aspect_ratio[0])
         rectangles = _random_rectangles(draws[None], self.area, tall_over_wide, height, width, may_be_whole=True)
         if rectangles[2].any():
-            return _first_fitting(*rectangles, height, width)[0]
+            heights, widths, fits, places = rectangles
+            return _first_fitting(heights, widths, fits, places, height, width)[0]
         ratio = min(max(width / height, self.aspect_ratio[0]), self.aspect_ratio[1])
         wide = min(width, max(round(height * ratio), 1))
         tall = min(height, max(round(width / ratio), 1))

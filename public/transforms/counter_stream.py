@@ -8,6 +8,8 @@ The numbers are SplitMix64's (Steele, Lea, Flood, "Fast Splittable Pseudorandom 
 of the generator with the seed s is a mix of s + n * GAMMA.  The key is s, and sample i owns the outputs from i * 256 + 1 on.
 """
 
+from typing import Any
+
 import numpy as np
 
 from public.random_streams import derive
@@ -43,7 +45,7 @@ def uniforms(key: int, samples: np.ndarray, num: int) -> np.ndarray:
 
 def outputs(seed: int, positions: np.ndarray) -> np.ndarray:
     """SplitMix64's outputs at `positions` (uint64, from 1), 64 bits each."""
-    bits = np.array([seed], dtype=np.uint64) + positions * GAMMA  # arrays wrap at 2**64, as they should
+    bits: Any = np.array([seed], dtype=np.uint64) + positions * GAMMA  # arrays wrap at 2**64, as they should
     bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
     bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
     return bits ^ (bits >> np.uint64(31))

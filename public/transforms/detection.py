@@ -78,7 +78,8 @@ class Resize:
     size: tuple[Count, Count]
     interpolation: Interpolation
 
-    __post_init__ = check_settings
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
         height, width = sample.image.shape[:2]
@@ -95,7 +96,8 @@ class BatchRandomResize:
     sizes: Counts
     interpolations: Annotated[tuple[Interpolation, ...], NotEmpty()]
 
-    __post_init__ = check_settings
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def draw(self, rng: np.random.Generator) -> Resize:
         """The resize of one batch."""

@@ -1,11 +1,11 @@
 """Mirroring, of detection's samples and of classification's pictures alike."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
-from public.datasets.sample import Sample
 from public.transforms.objects import with_objects
 from public.transforms.rules import check
 
@@ -25,7 +25,7 @@ class RandomFlip:
         """(B, 1) from numbers (B, 1) of [0, 1): 1 where the picture is mirrored."""
         return (draws < self.prob).astype(np.int64)
 
-    def __call__(self, sample: Sample | np.ndarray, random: np.random.Generator | np.ndarray) -> Sample | np.ndarray:
+    def __call__(self, sample: Any, random: Any) -> Any:
         """A sample and its stream, or a picture (H, W, 3) and its `num_draws` numbers of [0, 1)."""
         if isinstance(sample, np.ndarray):
             return cv2.flip(sample, 1) if self.plan(random, *sample.shape[:2])[0] else sample

@@ -1,6 +1,7 @@
 """Moving the objects of a sample with its picture."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ def with_objects(sample: Sample, image: np.ndarray, boxes: np.ndarray, is_kept: 
     """`sample` with a new image and moved boxes, clipped to it; objects without size or not in `is_kept` are dropped."""
     height, width = image.shape[:2]
     boxes = np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
-    has_size = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    has_size: Any = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     is_kept = has_size if is_kept is None else has_size & is_kept
     return replace(
         sample,

@@ -6,6 +6,8 @@ are for a single picture; the device only moves pixels.  All of it is indexing, 
 B images of a batch, P whole numbers that plan a transform.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -45,7 +47,7 @@ def _is_between(length, first, end):
     return (positions >= first[:, None]) & (positions < end[:, None])
 
 
-IN_BATCHES = {RandomFlip: flip_batch, ReflectPadCrop: crop_batch, RandomErasing: erase_batch}
+IN_BATCHES: dict[type, Any] = {RandomFlip: flip_batch, ReflectPadCrop: crop_batch, RandomErasing: erase_batch}
 
 
 def check_transforms(transforms: tuple) -> None:

@@ -5,6 +5,7 @@ side.  Pillow does them, as in torchvision for Pillow's pictures.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -64,14 +65,15 @@ class RandAugment:
 
 def strength(name: str, magnitude: int, is_negative: bool) -> float | None:
     """The value of a change at a magnitude, with its sign; None where it has none."""
-    if CHANGES[name] is None:
+    limits = CHANGES[name]
+    if limits is None:
         return None
-    low, high, has_sign = CHANGES[name]
+    low, high, has_sign = limits
     value = low + (high - low) * magnitude / HIGHEST
     return -value if has_sign and is_negative else value
 
 
-def change(image: np.ndarray, name: str, value: float | None, fill: tuple[int, int, int]) -> np.ndarray:
+def change(image: np.ndarray, name: str, value: Any, fill: tuple[int, int, int]) -> np.ndarray:
     """The picture (H, W, 3) uint8 after one change of `CHANGES` by `value`."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)

@@ -18,7 +18,8 @@ class Until:
     epoch: settings.Natural
     transforms: Annotated[tuple[Annotated[Any, settings.IsSettings()], ...], settings.NotEmpty()]
 
-    __post_init__ = settings.check
+    def __post_init__(self) -> None:
+        settings.check(self)
 
 
 def named(transforms: tuple, epoch: int) -> list[tuple[str, Any]]:

@@ -8,6 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ class Conversion:
     sha256: str = ""
     theirs: State = field(default_factory=dict)
     state: State = field(default_factory=dict)  # with our names
-    keywords: dict[str, object] = field(default_factory=dict)  # of the family's `build`
+    keywords: dict[str, Any] = field(default_factory=dict)  # of the family's `build`
     num_classes: int | None = None  # None: the file holds a backbone alone
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)  # the file's name -> reason
@@ -227,7 +228,7 @@ def _change_classes(result: Conversion, num_classes: int) -> None:
 
 
 def _save(result: Conversion, output: Path, names_file: Path | None) -> None:
-    card: dict[str, object] = {"model_name": result.model_name, "keywords": result.keywords}
+    card: dict[str, Any] = {"model_name": result.model_name, "keywords": result.keywords}
     if result.num_classes is None:
         card |= {"part": "backbone", "num_classes": None, "class_names": []}
     else:
@@ -243,7 +244,7 @@ def _save(result: Conversion, output: Path, names_file: Path | None) -> None:
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
 
 
-def input_card(model_name: str) -> dict[str, object]:
+def input_card(model_name: str) -> dict[str, Any]:
     """What the networks here were trained to see: RGB with ImageNet's mean and standard deviation, at the published size.
 
     How an image is resized and cropped to that size differs between releases, and the file does not say it: taken is the

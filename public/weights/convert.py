@@ -147,7 +147,7 @@ def _backbone_parts(settings) -> set[str]:
 
 
 @functools.cache
-def _on_meta(settings) -> torch.nn.Module:
+def _on_meta(settings) -> Any:
     """The network without memory for its values: names and shapes alone; built once for the same settings."""
     with torch.device("meta"):
         return settings.build_model()

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import cv2
@@ -112,7 +112,7 @@ def _start_worker(worker):
 # ------------------------------------------------------------------------------------------- between the pictures
 
 
-def find_shared(splits: dict[str, Iterable[Seen]]) -> list[Defect]:
+def find_shared(splits: Mapping[str, Iterable[Seen]]) -> list[Defect]:
     """Pictures that are in two splits (an error where one is "train"), and files with the same bytes (a warning)."""
     defects, first_by_path, first_by_hash = [], {}, {}
     for split, pictures in splits.items():

@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ ARRAY_START = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85
 BYTES_TYPE = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 
 
-def write_pickle(path: Path, content: dict[str, object]) -> None:
+def write_pickle(path: Path, content: dict[str, Any]) -> None:
     """Writes a dict of texts, whole numbers, lists of them, and uint8 arrays.
 
     Raises:
@@ -74,14 +75,18 @@ def rows_of(images: np.ndarray) -> np.ndarray:
 def write_cifar100_part(
     path: Path,
     images: np.ndarray,
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     *,
-    coarse_labels: Sequence[int],
+    coarse_labels: Sequence[int] | np.ndarray,
     names: Sequence[str],
     title: str,
 ) -> None:
     """A file of pictures as CIFAR-100's `train` and `test` are."""
-    content = {"filenames": list(names), "batch_label": title, "fine_labels": [int(label) for label in labels]}
+    content: dict[str, Any] = {
+        "filenames": list(names),
+        "batch_label": title,
+        "fine_labels": [int(label) for label in labels],
+    }
     content |= {"coarse_labels": [int(label) for label in coarse_labels], "data": rows_of(images)}
     write_pickle(path, content)
 
@@ -90,5 +95,9 @@ def write_cifar10_part(
     path: Path, images: np.ndarray, labels: Sequence[int], *, names: Sequence[str], title: str
 ) -> None:
     """A file of pictures as CIFAR-10's `data_batch_1` and `test_batch` are."""
-    content = {"batch_label": title, "labels": [int(label) for label in labels], "data": rows_of(images)}
+    content: dict[str, Any] = {
+        "batch_label": title,
+        "labels": [int(label) for label in labels],
+        "data": rows_of(images),
+    }
     write_pickle(path, content | {"filenames": list(names)})

@@ -16,6 +16,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -146,10 +147,11 @@ def build_backbone(
         use_focus: False: a 3x3 convolution of stride 2 as the stem.
         drop_path, activation, bn_eps, bn_momentum: see `build`.
     """
-    options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     in_channels = int(STEM_CHANNELS * width)
     channels = [int(count * width) for count in CHANNELS]
     num_blocks = scaled_blocks(NUM_BLOCKS, depth)
+    stem: nn.Module
     if use_focus:
         stem = Focus(in_chans, in_channels, **options)
     else:
@@ -200,8 +202,9 @@ def build(
     Raises:
         ValueError: a `drop_path` that there is not; `zero_init` with an activation that has no gradient at 0.
     """
+    shape: dict[str, Any] = NETWORKS[name]
     backbone = build_backbone(
-        **NETWORKS[name],
+        **shape,
         in_chans=in_chans,
         use_focus=use_focus,
         drop_path=drop_path,

@@ -15,6 +15,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from public.models.layers import ConvBNAct
 STEM_CHANNELS = 32
 STRIDES = (2, 4, 8, 16, 32)
 # channels: of each stage, or of each convolution in it.  num_blocks: residual blocks in each stage.
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "darknet19": {
         "channels": (
             (64,),
@@ -155,7 +156,7 @@ def build(
     """
     network = NETWORKS[name]
     activation = network["activation"] if activation is None else activation
-    options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     has_residuals = "num_blocks" in network
     if not has_residuals and (drop_path or zero_init):
         raise ValueError(

@@ -14,6 +14,7 @@ Legend: B batch, C channels, H W height and width, F features.
 
 import math
 from collections import OrderedDict
+from typing import Any
 
 from torch import nn
 
@@ -89,7 +90,7 @@ def build(
     Raises:
         ValueError: a `drop_path` or `activation` that there is not.
     """
-    bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     shapes = [shape for stage in paper_stages(name, activation) for shape in stage]
     backbone = build_backbone(
         ConvBNAct(in_chans, shapes[0].in_channels, 3, stride=2, activation=activation, **bn),

@@ -14,6 +14,7 @@ Legend: B batch, C channels, H W height and width, F features.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ def build_backbone(
     Initial values as in Paddle: convolutions N(0, 2 / fan-in), biases 0.
     """
     width = NETWORKS[name]["width"]
-    options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     in_channels = round_channels(STEM_CHANNELS * width)
     stem = ConvBNAct(in_chans, in_channels, 3, stride=2, **options)
     stages, stage_channels = [], []
@@ -146,9 +147,10 @@ def build(
             f"{name} has no residual branches: leave out drop_path ({drop_path}) and zero_init ({zero_init})"
         )
     backbone = build_backbone(name, in_chans=in_chans, activation=activation, bn_eps=bn_eps, bn_momentum=bn_momentum)
+    hidden = nn.Linear(backbone.channels[-1], NUM_FEATURES, bias=head_bias)
     final = OrderedDict(
         pool=GlobalAveragePool(),
-        hidden=nn.Linear(backbone.channels[-1], NUM_FEATURES, bias=head_bias),
+        hidden=hidden,
         act=nn.Hardswish(),
     )
     model = Classifier(
@@ -158,9 +160,9 @@ def build(
         num_classes=num_classes,
         dropout=dropout,
     )
-    nn.init.kaiming_normal_(model.final.hidden.weight)  # N(0, 2 / fan-in)
+    nn.init.kaiming_normal_(hidden.weight)  # N(0, 2 / fan-in)
     nn.init.xavier_uniform_(model.fc.weight)
-    for bias in (model.final.hidden.bias, model.fc.bias):
+    for bias in (hidden.bias, model.fc.bias):
         if bias is not None:
             nn.init.zeros_(bias)
     return model

@@ -12,7 +12,7 @@ Legend: B batch, C channels, H W height and width, F features.
 """
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ SMALL = (
     (5, 576, 96, True, "hardswish", 1),
     (5, 576, 96, True, "hardswish", 1),
 )
-NETWORKS = {  # num_features: of the hidden layer before the logits
+NETWORKS: dict[str, dict[str, Any]] = {  # num_features: of the hidden layer before the logits
     "mobilenetv3_small": {"layers": SMALL, "num_features": 1024},
     "mobilenetv3_large": {"layers": LARGE, "num_features": 1280},
 }
@@ -108,7 +108,8 @@ class InvertedResidual(nn.Module):
         bn_momentum: float,
     ):
         super().__init__()
-        act, bn = shape.activation, {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        act = shape.activation
+        bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         expanded = shape.expanded
         self.expand = ConvBNAct(shape.in_channels, expanded, 1, activation=act, **bn) if shape.has_expansion else None
         self.depthwise = ConvBNAct(
@@ -228,7 +229,7 @@ def build(
     Raises:
         ValueError: a `drop_path` that there is not.
     """
-    bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     shapes = block_shapes(name)
     backbone = build_backbone(
         ConvBNAct(in_chans, STEM_CHANNELS, 3, stride=2, activation="hardswish", **bn),
@@ -240,10 +241,11 @@ def build(
     )
     last = LAST_EXPANSION * shapes[-1].out_channels
     num_features = NETWORKS[name]["num_features"]
+    hidden = nn.Linear(last, num_features)
     final = OrderedDict(
         conv=ConvBNAct(shapes[-1].out_channels, last, 1, activation="hardswish", **bn),
         pool=GlobalAveragePool(),
-        hidden=nn.Linear(last, num_features),
+        hidden=hidden,
         act=nn.Hardswish(),
     )
     model = Classifier(
@@ -254,7 +256,7 @@ def build(
         dropout=dropout,
     )
     initialise(model, zero_init=zero_init)
-    for linear in (model.final.hidden, model.fc):
+    for linear in (hidden, model.fc):
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.zeros_(linear.bias)
     return model

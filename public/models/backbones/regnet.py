@@ -17,6 +17,7 @@ Legend: B batch, C channels, H W height and width.
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ WIDTH_STEP = 8  # the widths are multiples of it before they become multiples of
 SQUEEZE_RATIO = 4  # block input channels to channels inside the squeeze and excitation
 
 # width of block j before rounding: w_0 + w_a * j; w_m: ratio of the widths of neighbouring stages; depth: blocks
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "regnety_200mf": {"w_a": 36.44, "w_0": 24, "w_m": 2.49, "depth": 13, "group_width": 8},
     "regnety_400mf": {"w_a": 27.89, "w_0": 48, "w_m": 2.09, "depth": 16, "group_width": 8},
     "regnety_600mf": {"w_a": 32.54, "w_0": 48, "w_m": 2.32, "depth": 15, "group_width": 16},
@@ -113,7 +114,7 @@ class YBlock(nn.Module):
         bn_momentum: float,
     ):
         super().__init__()
-        bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         groups = out_channels // group_width
         self.conv1 = ConvBNAct(in_channels, out_channels, 1, activation=activation, **bn)
         self.conv2 = ConvBNAct(out_channels, out_channels, 3, stride=stride, groups=groups, activation=activation, **bn)
@@ -162,7 +163,7 @@ def build(
     """
     check_drop_path(drop_path)
     widths, depths = stage_shapes(name, rounding=rounding)
-    common = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    common: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     backbone = Backbone(
         stem=ConvBNAct(in_chans, STEM_CHANNELS, 3, stride=2, **common),
         stages=_stages(widths, depths, drop_path, group_width=NETWORKS[name]["group_width"], **common),

@@ -10,6 +10,8 @@ Deviations:
 Legend: B batch, C channels, H W height and width.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,12 +19,12 @@ from torchvision.ops import StochasticDepth
 
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
+from public.models.layers import ConvBNAct, batch_norm_factors, conv_and_activation, fold_batch_norm, make_activation
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages at width 1
 STRIDES = (4, 8, 16, 32)  # of their maps
 BLOCKS_A, BLOCKS_B = (2, 4, 14, 1), (4, 6, 16, 1)  # in the four stages
-NETWORKS = {  # width: of the first three stages; last_width: of the last one
+NETWORKS: dict[str, dict[str, Any]] = {  # width: of the first three stages; last_width: of the last one
     "repvgg_a0": {"num_blocks": BLOCKS_A, "width": 0.75, "last_width": 2.5},
     "repvgg_a1": {"num_blocks": BLOCKS_A, "width": 1.0, "last_width": 2.5},
     "repvgg_a2": {"num_blocks": BLOCKS_A, "width": 1.5, "last_width": 2.75},
@@ -55,7 +57,7 @@ class ThreeBranchBlock(nn.Module):
         bn_momentum: float,
     ):
         super().__init__()
-        options = {"stride": stride, "activation": "none", "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        options: dict[str, Any] = {"stride": stride, "activation": "none", "bn_eps": bn_eps, "bn_momentum": bn_momentum}
         self.dense = ConvBNAct(in_channels, out_channels, 3, **options)
         self.pointwise = ConvBNAct(in_channels, out_channels, 1, **options)
         has_identity = stride == 1 and in_channels == out_channels
@@ -79,10 +81,9 @@ class ThreeBranchBlock(nn.Module):
         weight_1x1, bias_1x1 = fold_batch_norm(self.pointwise.conv, self.pointwise.bn)
         weight, bias = weight + F.pad(weight_1x1, (1, 1, 1, 1)), bias + bias_1x1
         if self.identity is not None:
-            bn = self.identity
-            scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
+            scale, shift = batch_norm_factors(self.identity)
             weight[:, :, 1, 1] += scale.diag()
-            bias = bias + bn.bias.detach().double() - bn.running_mean.double() * scale
+            bias = bias + shift
         return conv_and_activation(self.dense.conv, weight, bias, self.act)
 
 
@@ -119,7 +120,7 @@ def build(
         ValueError: a `drop_path` or `activation` that there is not.
     """
     check_drop_path(drop_path)
-    options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     num_blocks, channels = NETWORKS[name]["num_blocks"], stage_channels(name)
     in_channels = min(CHANNELS[0], channels[0])
     stem = ThreeBranchBlock(in_chans, in_channels, stride=2, drop_path=0.0, **options)

@@ -16,6 +16,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections import OrderedDict
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
         bn_momentum: float,
     ):
         super().__init__()
-        bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         out_channels = EXPANSION * channels if is_bottleneck else channels
         if is_bottleneck:
             layers = [
@@ -122,8 +123,8 @@ def build(
     """
     check_drop_path(drop_path)
     network = NETWORKS[name]
-    width, is_small = network["width"], network["is_small"]
-    common = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    width, is_small = network["width"], bool(network["is_small"])
+    common: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     stages, channels = _stages(network["depth"], width, drop_path, attention=check_attention(attention), **common)
     backbone = Backbone(
         stem=_stem(in_chans, width, is_small=is_small, **common),
@@ -180,4 +181,4 @@ def _initialise(model: Classifier, *, is_small: bool, zero_init: bool) -> None:
         if isinstance(module, nn.Conv2d) and not is_small:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init and isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.layers[-1].bn.weight)  # what attention makes of zeros is zero
+            nn.init.zeros_(cast(ConvBNAct, module.layers[-1]).bn.weight)  # what attention makes of zeros is zero

@@ -12,7 +12,7 @@ Legend: B batch, C channels, H W height and width.
 
 import math
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -101,13 +101,13 @@ class LinearBottleneck(nn.Module):
         bn_momentum: float,
     ):
         super().__init__()
-        bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         expanded = shape.expanded
         self.expand = (
             ConvBNAct(shape.in_channels, expanded, 1, activation=activation, **bn) if shape.has_expansion else None
         )
         self.depthwise = ConvBNAct(expanded, expanded, 3, stride=shape.stride, groups=expanded, activation="none", **bn)
-        self.attention = nn.Identity()
+        self.attention: nn.Module = nn.Identity()
         if shape.squeezed and attention == "coordinate":
             self.attention = CoordinateAttention(expanded, **bn)
         elif shape.squeezed:
@@ -175,7 +175,7 @@ def build(
         ValueError: an unknown activation or attention, or a `drop_path` that there is not.
     """
     check_drop_path(drop_path)
-    bn = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
     options = {
         "activation": activation,
         "depthwise_activation": depthwise_activation,

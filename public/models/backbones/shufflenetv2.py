@@ -9,6 +9,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from public.models.layers import ConvBNAct
 
 STEM_CHANNELS = 24
 NUM_BLOCKS = (4, 8, 4)  # of the stages of strides 8, 16, 32
-NETWORKS = {  # channels of the three stages, and of the last 1x1 convolution
+NETWORKS: dict[str, dict[str, Any]] = {  # channels of the three stages, and of the last 1x1 convolution
     "shufflenetv2_x0_5": {"channels": (48, 96, 192), "num_features": 1024},
     "shufflenetv2_x1_0": {"channels": (116, 232, 464), "num_features": 1024},
     "shufflenetv2_x1_5": {"channels": (176, 352, 704), "num_features": 1024},
@@ -100,7 +101,8 @@ def build(
         raise ValueError(
             f"{name} has no residual branches: leave out drop_path ({drop_path}) and zero_init ({zero_init})"
         )
-    network, options = NETWORKS[name], {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    network = NETWORKS[name]
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     stem = nn.Sequential(
         OrderedDict(
             conv=ConvBNAct(in_chans, STEM_CHANNELS, 3, stride=2, **options),

@@ -15,6 +15,8 @@ Deviations:
 Legend: B batch, C channels, H W height and width.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -32,7 +34,7 @@ FULL = {"middle": (128, 160, 192, 224), "channels": (256, 512, 768, 1024)}
 
 # of each stage: middle, the channels of its 3x3 convolutions; channels, of its output; num_blocks.
 # num_layers: 3x3 convolutions in a block; use_depthwise: each of them a depthwise and a 1x1 convolution.
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "vovnet19_slim_dw_se": {**SLIM, "num_layers": 3, "num_blocks": (1, 1, 1, 1), "use_depthwise": True},
     "vovnet19_slim_se": {**SLIM, "num_layers": 3, "num_blocks": (1, 1, 1, 1), "use_depthwise": False},
     "vovnet19_dw_se": {**FULL, "num_layers": 3, "num_blocks": (1, 1, 1, 1), "use_depthwise": True},
@@ -165,7 +167,7 @@ def build(
     """
     network = NETWORKS[name]
     _check(name, drop_path, zero_init)
-    common = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    common: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     use_depthwise = network["use_depthwise"]
     first, second, third = DEPTHWISE_STEM if use_depthwise else STEM
     stem = nn.Sequential(

@@ -16,6 +16,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import nn
 
@@ -48,8 +49,9 @@ def build_backbone(
     """The backbone with maps of strides 4, 8, 16 and 32; a detector takes the last three.  Keywords: see `build`."""
     if version not in VERSIONS:
         raise ValueError(f"YOLOv5 version {version!r} is not known; write one of {', '.join(VERSIONS)}")
-    network, layout = NETWORKS[name], VERSIONS[version]
-    options = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
+    network = NETWORKS[name]
+    layout: dict[str, Any] = VERSIONS[version]
+    options: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
     in_channels = int(STEM_CHANNELS * network["width"])
     channels = [int(count * network["width"]) for count in CHANNELS]
     num_blocks = scaled_blocks(layout["num_blocks"], network["depth"])

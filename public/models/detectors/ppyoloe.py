@@ -11,7 +11,8 @@ Deviations:
 Legend: B batch, C channels, H W height and width, A anchor points of all levels, K classes, R = reg_max + 1 bins.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -42,6 +43,7 @@ class ESEAttention(nn.Module):
     def __init__(self, channels: int, *, activation: str, kind: str):
         super().__init__()
         self.fc = nn.Conv2d(channels, channels, 1)
+        self.conv: nn.Module
         if kind == "conv":
             self.conv = ConvBNAct(channels, channels, 1, activation=activation)
         elif kind == "repvgg":
@@ -68,7 +70,7 @@ class PPYOLOEHead(nn.Module):
         self, *, in_channels: tuple[int, ...], num_classes: int, reg_max: int, activation: str, attention: str
     ):
         super().__init__()
-        settings = {"activation": activation, "kind": attention}
+        settings: dict[str, Any] = {"activation": activation, "kind": attention}
         self.stem_cls = nn.ModuleList(ESEAttention(channels, **settings) for channels in in_channels)
         self.stem_reg = nn.ModuleList(ESEAttention(channels, **settings) for channels in in_channels)
         self.pred_cls = nn.ModuleList(nn.Conv2d(channels, num_classes, 3, padding=1) for channels in in_channels)
@@ -78,12 +80,12 @@ class PPYOLOEHead(nn.Module):
         """Every class starts with the prior probability, every distribution flat."""
         for attention in (*self.stem_cls, *self.stem_reg):
             nn.init.normal_(attention.fc.weight, std=0.001)
-        for conv in self.pred_cls:
+        for conv in cast(Iterable[nn.Conv2d], self.pred_cls):
             nn.init.zeros_(conv.weight)
             set_prior(conv)
-        for conv in self.pred_reg:
+        for conv in cast(Iterable[nn.Conv2d], self.pred_reg):
             nn.init.zeros_(conv.weight)
-            nn.init.ones_(conv.bias)
+            nn.init.ones_(cast(torch.Tensor, conv.bias))
 
     def forward(self, features: list[torch.Tensor]) -> PPYOLOEOutputs:
         class_maps, box_maps = [], []
@@ -119,13 +121,14 @@ class PPYOLOEModel(nn.Module):
         self.head = head
         self.strides = tuple(strides)
         self.num_classes = num_classes
-        self.class_layers = ("head.pred_cls.",)  # what another number of classes changes, by the beginning of its names
+        # what another number of classes changes, by the beginning of its names
+        self.class_layers: tuple[str, ...] = ("head.pred_cls.",)
         self.input_layer = f"backbone.{backbone.input_layer}"  # the convolution that reads the images
-        self.training_only = ()  # children that `fuse` leaves out
+        self.training_only: tuple[str, ...] = ()  # children that `fuse` leaves out
         for part in (backbone, neck, head) if initialise_backbone else (neck, head):
             initialise_convs(part)
         self.head.initialise()
 
-    def forward(self, images: torch.Tensor) -> PPYOLOEOutputs:
+    def forward(self, images: torch.Tensor) -> Any:
         check_multiple(images, max(self.strides))
         return self.head(self.neck(self.backbone(images)))

@@ -10,7 +10,7 @@ Legend: B batch, C channels, H W height and width, K classes, R = reg_max + 1 bi
 
 import copy
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -70,7 +70,7 @@ class PPYOLOEAuxHead(nn.Module):
         for conv in (self.pred_cls, self.pred_reg):
             nn.init.normal_(conv.weight, std=0.01)
         set_prior(self.pred_cls)
-        nn.init.zeros_(self.pred_reg.bias)
+        nn.init.zeros_(cast(torch.Tensor, self.pred_reg.bias))
 
     def forward(self, features: list[torch.Tensor]) -> PPYOLOEOutputs:
         class_maps = [self.pred_cls(self.stem_cls(feature)) for feature in features]
@@ -122,4 +122,5 @@ class PPYOLOEAuxModel(PPYOLOEModel):
         if self.is_detached:
             features, mixed = ([feature.detach() for feature in level] for level in (features, mixed))
         pairs = zip(mixed, self.aux_neck(features))
-        return PPYOLOEAuxOutputs(*outputs, self.aux_head([torch.cat(pair, dim=1) for pair in pairs]))  # (B, 2C, H, W)
+        auxiliary = self.aux_head([torch.cat(pair, dim=1) for pair in pairs])  # (B, 2C, H, W)
+        return PPYOLOEAuxOutputs(outputs.class_logits, outputs.box_logits, outputs.level_sizes, auxiliary)

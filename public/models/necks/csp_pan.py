@@ -8,6 +8,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,7 +78,7 @@ class CSPPAN(nn.Module):
         self.fpn_routes = nn.ModuleList()  # 1x1 convolutions before upsampling, one between two levels
         self.pan_stages = nn.ModuleList()
         self.pan_routes = nn.ModuleList()  # strided 3x3 convolutions, one between two levels
-        settings = {"num_blocks": num_blocks, "activation": activation}
+        settings: dict[str, Any] = {"num_blocks": num_blocks, "activation": activation}
         route = 0
         for i, (inside, outside) in enumerate(zip(reversed(in_channels), out_channels)):
             self.fpn_stages.append(CSPStage(inside + route, outside, use_spp=i == 0, **settings))

@@ -1,7 +1,7 @@
 """Whose released weights each family of backbones loads: the names of their arrays -> ours, one file a family."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,7 +35,7 @@ class Released(NamedTuple):
 
     sources: tuple[str, ...]
     rename: Callable[[State, str], State]
-    keywords: Callable[[State, State, str], dict[str, object]] = lambda theirs, ours, name: {}
+    keywords: Callable[[State, State, str], dict[str, Any]] = lambda theirs, ours, name: {}
 
 
 # file of the family, called alike here and in public/models/backbones -> its weights
