@@ -130,7 +130,8 @@ def check_promises(family: ModuleType, name: str) -> None:
         precise = in_float64(model)
         fused = fuse(precise)
         assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-        assert_same_in_float64(fused(images), precise(images))
+        one = images[:1, :, :32, :64]  # float64 is slow
+        assert_same_in_float64(fused(one), precise(one))
 
         other = family.build(name, num_classes=7, in_chans=2).eval()
         assert not torch.equal(other(images), expected)

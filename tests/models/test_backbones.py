@@ -145,7 +145,7 @@ def test_promises(name):
     """A training step, the maps, a selection of them, the fused form, and the round trip of the state dict."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=7, in_chans=2)
-    images = torch.randn(2, 2, 64, 96)
+    images = torch.randn(2, 2, 32, 64) if name.endswith("_cifar") else torch.randn(2, 2, 64, 96)
     logits = model(images)
     assert logits.shape == (2, 7)
     logits.square().mean().backward()
@@ -173,7 +173,8 @@ def test_promises(name):
         precise = in_float64(model)
         fused = fuse(precise)
         assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-        assert_same_in_float64(fused(images), precise(images))
+        one = images[:1, :, :32, :64]  # float64 is slow
+        assert_same_in_float64(fused(one), precise(one))
 
         other = create_model(name, num_classes=7, in_chans=2).eval()
         assert not torch.equal(other(images), expected)

@@ -5,14 +5,16 @@ from tests.helpers.experiments import REPOSITORY, TinyExperiment, read_manifest,
 
 
 def test_bccd_takes_two_steps(shared, tmp_path):
-    """The real recipe on 16 real images; the two boxes without area among them are dropped and listed."""
+    """The recipe, in float32, on 16 real images; the two boxes without area among them are dropped and listed."""
     folder = tmp_path / "ppyoloe_xs_bccd"
     folder.mkdir()
     for name in ("config.py", "train.py"):
         source = REPOSITORY / "detection_experiments" / "ppyoloe_xs_bccd" / name
         (folder / name).write_bytes(source.read_bytes())
     experiment = TinyExperiment(folder, shared / "data" / "bccd_voc")
-    log = experiment.train("--max_steps", "2", "--limit_images", "16", "--print_interval", "1")
+    log = experiment.train(
+        "--max_steps", "2", "--limit_images", "16", "--print_interval", "1", "--precision", "float32"
+    )
     assert "train: first 16 images of VOC BCCD/train: 16 images" in log
     assert "1 degenerate boxes dropped" in log
     (run,) = experiment.runs
