@@ -31,11 +31,10 @@ def free(default: Any) -> Any:
 class TrainingConfig:
     """What detection and classification have in common.  Steps are optimizer steps; an epoch has images // batch_size."""
 
-    seed: Natural
     epochs: Count
     batch_size: Count  # images in one optimizer step, over all processes and micro-batches
-    accumulate: Count  # micro-batches that a process makes of its share; each is normalised by its own objects
     lr: Positive  # the peak learning rate, for exactly this batch_size
+    accumulate: Count  # micro-batches that a process makes of its share; each is normalised by its own objects
     optimizer: Annotated[Any, Offers("build", "SGD(...) or AdamW(...)")]  # public.training.optimizers
     schedule: Annotated[Any, Offers("factor", "WarmupCosine(...) or WarmupMultiStep(...)")]  # public.training.schedules
     clip_norm: Positive | None  # largest gradient norm, None: no clipping
@@ -45,6 +44,11 @@ class TrainingConfig:
     freeze: tuple[Name, ...]  # modules or parameters that are not trained, such as "backbone.stem"
     freeze_batchnorm: tuple[Name, ...]  # modules whose BatchNorm layers keep their running statistics
     sync_batchnorm: bool  # with several processes: statistics of the whole batch
+    seed: Natural
+    best_metric: Name  # the metric that decides which weights are the best; higher is better
+    evaluation_interval: Count  # epochs between evaluations; the last epoch is always evaluated
+    evaluation_batch_size: Count
+    early_stop: Count | None  # stop after so many evaluations in a row without a new best; None: never
     precision: Literal["float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
@@ -52,10 +56,6 @@ class TrainingConfig:
     threads: Count  # compute threads of each process
     tf32: bool  # in cuDNN's convolutions
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 matrix products, in torch's words
-    evaluation_interval: Count  # epochs between evaluations; the last epoch is always evaluated
-    evaluation_batch_size: Count
-    best_metric: Name  # the metric that decides which weights are the best; higher is better
-    early_stop: Count | None  # stop after so many evaluations in a row without a new best; None: never
 
     num_workers: Natural | None = free(None)  # loader processes; None: the cores that the compute threads leave
     prefetch_factor: Count = free(4)  # batches that each worker prepares ahead
@@ -77,15 +77,15 @@ class TrainingConfig:
 class DetectionConfig(TrainingConfig):
     """A detection experiment."""
 
-    detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
-    input: Annotated[Any, IsA("InputSpec")]  # public.input
     train_data: DetectionData  # public.datasets
     val_data: DetectionData  # the set that chooses the best weights
     test_data: DetectionData | None  # scored once, by `./test.sh --split test`; None: there is none
+    input: Annotated[Any, IsA("InputSpec")]  # public.input
     train_transforms: tuple[Transform, ...]  # on a sample, in this order
     batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch
     on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
     metrics: Annotated[tuple[Metric, ...], NotEmpty(), Different()]
+    detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
 
     @property
     def network_settings(self) -> Any:
@@ -97,11 +97,10 @@ class DetectionConfig(TrainingConfig):
 class ClassificationConfig(TrainingConfig):
     """A classification experiment.  Its metrics are those of public/evaluation/topk.py."""
 
-    classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
-    input: Annotated[Any, IsA("ClassificationInput")]  # public.input
     train_data: ClassificationData  # public.datasets
     val_data: ClassificationData  # the set that chooses the best weights
     test_data: ClassificationData | None  # scored once, by `./test.sh --split test`; None: there is none
+    input: Annotated[Any, IsA("ClassificationInput")]  # public.input
     train_transforms: tuple[Transform, ...]  # on a sample, in this order
     batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch: public.transforms.mixing, one at most
     repeats: Count  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
@@ -109,6 +108,7 @@ class ClassificationConfig(TrainingConfig):
     best_metric: Literal[
         "top1_accuracy", "top5_accuracy"
     ]  # in percent; the errors, which are printed, are 100 minus it
+    classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
 
     data_on_device: bool = free(False)  # keep a set that is in memory on the device; the same pixels
 

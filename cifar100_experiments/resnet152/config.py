@@ -1,5 +1,6 @@
 """ResNet-152 on CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels, 200 epochs, 128 images a step.
 
+Differs from resnet50: network.
 Paper: Deep Residual Learning for Image Recognition, arXiv 1512.03385. The form for small images: a 3x3 stem of stride
     1 and no pooling, 58,341,028 parameters.
 Data: cifar-100-python under the data root; python -m public.test_scripts.download_cifar --classes 100 makes it.

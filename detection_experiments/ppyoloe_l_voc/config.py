@@ -1,5 +1,6 @@
 """PPYOLOE-l on Pascal VOC 2012, its backbone frozen, from COCO weights: 5,717 + 5,823 images, 16 epochs.
 
+Differs from ppyoloe_s_voc: batch_size, lr, starting_weights, freeze, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 Recipe: miemiedetection (commit 7193fa8), exps/ppyoloe/ppyoloe_crn_l_voc2012.py.
 Data: VOCdevkit/VOC2012 under the data root; train is trained on, val evaluated.

@@ -1,5 +1,6 @@
 """PPYOLOE-m on COCO 2017, from an ImageNet backbone: 300 epochs, 64 images a step.
 
+Differs from ppyoloe_s_coco: starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/ppyoloe_crn_m_300e_coco.yml.
 Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,

@@ -1,5 +1,6 @@
 """PPYOLOE+ l on COCO 2017, from Objects365 weights: 80 epochs, 64 images a step.
 
+Differs from ppyoloe_plus_s_coco: starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250. PPYOLOE+: a learnt factor alpha on the 1x1 branches of the
     backbone, images in [0, 1] without mean and std, weights from Objects365.
 Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/ppyoloe_plus_crn_l_80e_coco.yml.

@@ -1,5 +1,6 @@
 """PPYOLOE+ l on Pascal VOC 2007 and 2012, from COCO weights: 30 epochs, 64 images a step.
 
+Differs from ppyoloe_plus_s_voc: starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250. PPYOLOE+: a learnt factor alpha on the 1x1 branches of the
     backbone, images in [0, 1] without mean and std, weights from Objects365 and COCO.
 Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/voc/ppyoloe_plus_crn_l_30e_voc.yml; no epoch of ATSS (its -1).

@@ -1,5 +1,6 @@
 """PPYOLOE+ m on Objects365 v2, from an ImageNet backbone: 60 epochs, 256 images a step, no alpha.
 
+Differs from ppyoloe_plus_s_objects365: batch_size, starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/objects365/ppyoloe_plus_crn_m_60e_objects365.yml.
 Data: Objects365 v2 (2020) in objects365/ under the data root: annotations/zhiyuan_objv2_train.json and

@@ -1,5 +1,6 @@
 """PPYOLOE-xs on Pascal VOC 2012, from scratch: 5,717 training and 5,823 validation images, 16 epochs.
 
+Differs from ppyoloe_s_voc: starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250. The size xs (depth 0.16, width 0.25) is miemiedetection's.
 Recipe: miemiedetection (commit 7193fa8), exps/ppyoloe/ppyoloe_crn_xs_voc2012.py.
 Data: VOCdevkit/VOC2012 under the data root; train is trained on, val evaluated.

@@ -1,5 +1,6 @@
 """DarkNet-19 on ImageNet: 256 x 256 pixels, 100 epochs, 256 images a step.
 
+Differs from darknet53: network.
 Paper: YOLO9000: Better, Faster, Stronger, arXiv 1612.08242. 20,842,376 parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;
     1,281,167 and 50,000 images.

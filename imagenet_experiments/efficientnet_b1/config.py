@@ -1,5 +1,6 @@
 """EfficientNet-b1 on ImageNet: 240 x 240 pixels, 100 epochs, 256 images a step.
 
+Differs from efficientnet_b0: input.size, shorter_side, RandomResizedCrop.size, network.
 Paper: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv 1905.11946. 7,794,184
     parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;

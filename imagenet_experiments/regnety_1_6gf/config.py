@@ -1,5 +1,6 @@
 """RegNetY-1.6GF on ImageNet: 224 x 224 pixels, 100 epochs, 256 images a step.
 
+Differs from regnety_4_0gf: network.
 Paper: Designing Network Design Spaces, arXiv 2003.13678. 11,202,430 parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;
     1,281,167 and 50,000 images.

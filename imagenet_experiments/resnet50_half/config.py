@@ -1,5 +1,6 @@
 """ResNet-50-half on ImageNet: 224 x 224 pixels, 100 epochs, 256 images a step.
 
+Differs from resnet50: network.
 Paper: Deep Residual Learning for Image Recognition, arXiv 1512.03385, with half of all channels. 6,917,640
     parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;

@@ -1,5 +1,6 @@
 """VoVNet-19-depthwise-se on ImageNet: 224 x 224 pixels, 100 epochs, 256 images a step.
 
+Differs from resnet50: network.
 Paper: An Energy and GPU-Computation Efficient Backbone Network for Real-Time Object Detection, arXiv 1904.09730;
     CenterMask: Real-Time Anchor-Free Instance Segmentation, arXiv 1911.06667. 6,543,080 parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;
