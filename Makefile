@@ -24,6 +24,7 @@ $(STAMP): requirements.txt pyproject.toml
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 test: lint
 	$(PYTEST)

@@ -33,11 +33,9 @@ class TrainingConfig:
     Steps are optimizer steps; an epoch has images // batch_size.
     """
 
-    train_data: Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]  # public.datasets
-    val_data: Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]  # the set that chooses the best weights
-    test_data: (
-        Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")] | None
-    )  # scored once, by `./test.sh --split test`
+    train_data: DataSet  # public.datasets
+    val_data: DataSet  # the set that chooses the best weights
+    test_data: DataSet | None  # scored once, by `./test.sh --split test`; None: there is none
     epochs: Count
     batch_size: Count  # images in one optimizer step, over all processes and micro-batches
     lr: Positive  # the peak learning rate, for exactly this batch_size
@@ -51,11 +49,15 @@ class TrainingConfig:
     freeze: tuple[Name, ...]  # modules or parameters that are not trained, such as "backbone.stem"
     freeze_batchnorm: tuple[Name, ...]  # modules whose BatchNorm layers keep their running statistics
     sync_batchnorm: bool  # with several processes: statistics of the whole batch
+    seed: Natural
     input: Any  # how a picture becomes the network's input: public.input
     train_transforms: tuple[Transform, ...]  # on a sample, in this order
     batch_transforms: tuple[BatchTransform, ...]  # drawn once for a global batch
     on_bad_sample: Literal["error", "skip"]  # a picture or annotation that cannot be used: stop, or go on without it
-    seed: Natural
+    best_metric: Name  # the metric that decides which weights are the best; higher is better
+    evaluation_interval: Count  # epochs between evaluations; the last epoch is always evaluated
+    evaluation_batch_size: Count
+    early_stop: Count | None  # stop after so many evaluations in a row without a new best; None: never
     precision: Literal["float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
@@ -63,10 +65,6 @@ class TrainingConfig:
     threads: Count  # compute threads of each process
     tf32: bool  # in cuDNN's convolutions
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 matrix products, in torch's words
-    evaluation_interval: Count  # epochs between evaluations; the last epoch is always evaluated
-    evaluation_batch_size: Count
-    best_metric: Name  # the metric that decides which weights are the best; higher is better
-    early_stop: Count | None  # stop after so many evaluations in a row without a new best; None: never
 
     num_workers: Natural | None = free(None)  # loader processes; None: the cores that the compute threads leave
     prefetch_factor: Count = free(4)  # batches that each worker prepares ahead
@@ -93,9 +91,9 @@ class TrainingConfig:
 class DetectionConfig(TrainingConfig):
     """A detection experiment."""
 
-    detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
     input: Annotated[Any, IsA("InputSpec")]  # public.input
     metrics: Annotated[tuple[Metric, ...], NotEmpty(), Different()]
+    detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
 
     @property
     def network_settings(self) -> Any:
@@ -107,12 +105,12 @@ class DetectionConfig(TrainingConfig):
 class ClassificationConfig(TrainingConfig):
     """A classification experiment.  Its metrics are those of public/evaluation/topk.py."""
 
-    classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
     input: Annotated[Any, IsA("ClassificationInput")]  # public.input
     repeats: Count  # how often a global batch shows each of its pictures: repeated augmentation; 1: once
     best_metric: Literal[
         "top1_accuracy", "top5_accuracy"
     ]  # in percent; the errors, which are printed, are 100 minus it
+    classifier: Annotated[Any, Offers("build_model", "ImageClassifier(...)")]  # public.families
 
     data_on_device: bool = free(False)  # keep a set that is in memory on the device; the same pixels
 

@@ -1,5 +1,6 @@
 """ResNet-152 on CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels, 200 epochs, 128 images a step.
 
+Differs from resnet50: network.
 Paper: Deep Residual Learning for Image Recognition, arXiv 1512.03385. The form for small images: a 3x3 stem of stride
     1 and no pooling, 58,341,028 parameters.
 Data: cifar-100-python under the data root; python -m public.test_scripts.download_cifar --classes 100 makes it.
@@ -20,6 +21,44 @@ from public.transforms.classification import ReflectPadCrop
 from public.transforms.flip import RandomFlip
 
 config = ClassificationConfig(
+    # data and training
+    train_data=Cifar(archive="cifar-100-python", split="train"),
+    val_data=Cifar(archive="cifar-100-python", split="test"),
+    test_data=None,
+    epochs=200,
+    batch_size=128,
+    lr=0.1,
+    accumulate=1,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=True, decay_bias=True),
+    schedule=WarmupMultiStep(warmup_epochs=0, warmup_start=1.0, milestones=(60, 120, 160), gamma=0.2),
+    clip_norm=None,
+    ema=None,
+    starting_weights=None,
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=False,
+    seed=0,
+    # pictures
+    input=ClassificationInput(
+        size=(32, 32),
+        shorter_side=32,
+        interpolation="linear",
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
+        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+    train_transforms=(RandomFlip(prob=0.5), ReflectPadCrop(padding=4, size=(32, 32))),
+    batch_transforms=(),
+    repeats=1,
+    on_bad_sample="error",
+    # evaluation
+    best_metric="top1_accuracy",
+    evaluation_interval=1,
+    evaluation_batch_size=128,
+    early_stop=None,
+    # network
     classifier=ImageClassifier(
         network="resnet152_cifar",
         num_classes=100,
@@ -30,36 +69,7 @@ config = ClassificationConfig(
         label_smoothing=0.0,
         options=(),
     ),
-    input=ClassificationInput(
-        size=(32, 32),
-        shorter_side=32,
-        interpolation="linear",
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
-        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
-    ),
-    train_data=Cifar(archive="cifar-100-python", split="train"),
-    val_data=Cifar(archive="cifar-100-python", split="test"),
-    test_data=None,
-    train_transforms=(RandomFlip(prob=0.5), ReflectPadCrop(padding=4, size=(32, 32))),
-    batch_transforms=(),
-    repeats=1,
-    on_bad_sample="error",
-    seed=0,
-    epochs=200,
-    batch_size=128,
-    accumulate=1,
-    lr=0.1,
-    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=True, decay_bias=True),
-    schedule=WarmupMultiStep(warmup_epochs=0, warmup_start=1.0, milestones=(60, 120, 160), gamma=0.2),
-    clip_norm=None,
-    ema=None,
-    starting_weights=None,
-    backbone_only=False,
-    freeze=(),
-    freeze_batchnorm=(),
-    sync_batchnorm=False,
+    # machinery
     precision="float32",
     channels_last=True,
     compile=False,
@@ -67,10 +77,6 @@ config = ClassificationConfig(
     threads=1,
     tf32=False,
     matmul_precision="highest",
-    evaluation_interval=1,
-    evaluation_batch_size=128,
-    best_metric="top1_accuracy",
-    early_stop=None,
-    print_interval=100,
     data_on_device=True,
+    print_interval=100,
 )

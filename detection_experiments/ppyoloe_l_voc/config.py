@@ -1,5 +1,6 @@
 """PPYOLOE-l on Pascal VOC 2012, its backbone frozen, from COCO weights: 5,717 + 5,823 images, 16 epochs.
 
+Differs from ppyoloe_s_voc: batch_size, lr, starting_weights, freeze, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250.
 Recipe: miemiedetection (commit 7193fa8), exps/ppyoloe/ppyoloe_crn_l_voc2012.py.
 Data: VOCdevkit/VOC2012 under the data root; train is trained on, val evaluated.
@@ -26,6 +27,73 @@ from public.transforms.detection import BatchRandomResize, ColorDistort, RandomC
 from public.transforms.flip import RandomFlip
 
 config = DetectionConfig(
+    # data and training
+    train_data=Voc(
+        sources=("VOCdevkit/VOC2012/train",),
+        classes=VOC_CLASSES,
+        use_difficult=True,
+        keep_empty_images=True,
+    ),
+    val_data=Voc(
+        sources=("VOCdevkit/VOC2012/val",),
+        classes=VOC_CLASSES,
+        use_difficult=True,
+        keep_empty_images=True,
+    ),
+    test_data=None,
+    epochs=16,
+    batch_size=8,
+    lr=0.00125,
+    accumulate=1,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=False, decay_bias=True),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=20, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.9998),
+    starting_weights="pretrained/ppyoloe_l_coco.pth",
+    backbone_only=False,
+    freeze=("backbone",),
+    freeze_batchnorm=(),
+    sync_batchnorm=True,
+    seed=0,
+    # pictures
+    input=InputSpec(
+        size=(640, 640),
+        resize="stretch",
+        interpolation="cubic",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    train_transforms=(
+        ColorDistort(
+            brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5
+        ),
+        RandomExpand(ratio=(1.0, 4.0), fill=(124, 116, 104), apply_prob=0.5),
+        RandomCrop(
+            aspect_ratio=(0.5, 2.0),
+            scale=(0.3, 1.0),
+            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+            num_attempts=50,
+            allow_no_crop=True,
+        ),
+        RandomFlip(prob=0.5),
+    ),
+    batch_transforms=(
+        BatchRandomResize(
+            sizes=(320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768),
+            interpolations=("nearest", "linear", "area", "cubic", "lanczos"),
+        ),
+    ),
+    on_bad_sample="error",
+    # evaluation
+    metrics=("coco", "voc"),
+    best_metric="AP",
+    evaluation_interval=2,
+    evaluation_batch_size=4,
+    early_stop=None,
+    # network
     detector=PPYOLOE(
         depth=1.00,
         width=1.00,
@@ -55,65 +123,7 @@ config = DetectionConfig(
         nms_top_k=1000,
         keep_top_k=300,
     ),
-    input=InputSpec(
-        size=(640, 640),
-        resize="stretch",
-        interpolation="cubic",
-        padding=0,
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
-    train_data=Voc(
-        sources=("VOCdevkit/VOC2012/train",),
-        classes=VOC_CLASSES,
-        use_difficult=True,
-        keep_empty_images=True,
-    ),
-    val_data=Voc(
-        sources=("VOCdevkit/VOC2012/val",),
-        classes=VOC_CLASSES,
-        use_difficult=True,
-        keep_empty_images=True,
-    ),
-    test_data=None,
-    train_transforms=(
-        ColorDistort(
-            brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5
-        ),
-        RandomExpand(ratio=(1.0, 4.0), fill=(124, 116, 104), apply_prob=0.5),
-        RandomCrop(
-            aspect_ratio=(0.5, 2.0),
-            scale=(0.3, 1.0),
-            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-            num_attempts=50,
-            allow_no_crop=True,
-        ),
-        RandomFlip(prob=0.5),
-    ),
-    batch_transforms=(
-        BatchRandomResize(
-            sizes=(320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768),
-            interpolations=("nearest", "linear", "area", "cubic", "lanczos"),
-        ),
-    ),
-    on_bad_sample="error",
-    metrics=("coco", "voc"),
-    seed=0,
-    epochs=16,
-    batch_size=8,
-    accumulate=1,
-    lr=0.00125,
-    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=False, decay_bias=True),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=20, min_factor=0.0),
-    clip_norm=None,
-    ema=EMA(decay=0.9998),
-    starting_weights="pretrained/ppyoloe_l_coco.pth",
-    backbone_only=False,
-    freeze=("backbone",),
-    freeze_batchnorm=(),
-    sync_batchnorm=True,
+    # machinery
     precision="bf16",
     channels_last=True,
     compile=False,
@@ -121,8 +131,4 @@ config = DetectionConfig(
     threads=1,
     tf32=False,
     matmul_precision="highest",
-    evaluation_interval=2,
-    evaluation_batch_size=4,
-    best_metric="AP",
-    early_stop=None,
 )

@@ -1,5 +1,6 @@
 """PPYOLOE+ l on Pascal VOC 2007 and 2012, from COCO weights: 30 epochs, 64 images a step.
 
+Differs from ppyoloe_plus_s_voc: starting_weights, depth, width.
 Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250. PPYOLOE+: a learnt factor alpha on the 1x1 branches of the
     backbone, images in [0, 1] without mean and std, weights from Objects365 and COCO.
 Recipe: PaddleDetection (commit 666f597), configs/ppyoloe/voc/ppyoloe_plus_crn_l_30e_voc.yml; no epoch of ATSS (its -1).
@@ -32,6 +33,73 @@ from public.transforms.detection import BatchRandomResize, ColorDistort, RandomC
 from public.transforms.flip import RandomFlip
 
 config = DetectionConfig(
+    # data and training
+    train_data=Voc(
+        sources=("VOCdevkit/VOC2007/trainval", "VOCdevkit/VOC2012/trainval"),
+        classes=VOC_CLASSES,
+        use_difficult=True,
+        keep_empty_images=False,
+    ),
+    val_data=Voc(
+        sources=("VOCdevkit/VOC2007/test",),
+        classes=VOC_CLASSES,
+        use_difficult=True,
+        keep_empty_images=True,
+    ),
+    test_data=None,
+    epochs=30,
+    batch_size=64,
+    lr=0.001,
+    accumulate=1,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=False, decay_bias=True),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=36, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.9998),
+    starting_weights="pretrained/ppyoloe_plus_l_coco.pth",
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=True,
+    seed=0,
+    # pictures
+    input=InputSpec(
+        size=(640, 640),
+        resize="stretch",
+        interpolation="cubic",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    ),
+    train_transforms=(
+        ColorDistort(
+            brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5
+        ),
+        RandomExpand(ratio=(1.0, 4.0), fill=(124, 116, 104), apply_prob=0.5),
+        RandomCrop(
+            aspect_ratio=(0.5, 2.0),
+            scale=(0.3, 1.0),
+            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+            num_attempts=50,
+            allow_no_crop=True,
+        ),
+        RandomFlip(prob=0.5),
+    ),
+    batch_transforms=(
+        BatchRandomResize(
+            sizes=(320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768),
+            interpolations=("nearest", "linear", "area", "cubic", "lanczos"),
+        ),
+    ),
+    on_bad_sample="error",
+    # evaluation
+    metrics=("coco", "voc", "voc07"),
+    best_metric="voc07_AP50",
+    evaluation_interval=5,
+    evaluation_batch_size=4,
+    early_stop=None,
+    # network
     detector=PPYOLOE(
         depth=1.00,
         width=1.00,
@@ -61,65 +129,7 @@ config = DetectionConfig(
         nms_top_k=1000,
         keep_top_k=300,
     ),
-    input=InputSpec(
-        size=(640, 640),
-        resize="stretch",
-        interpolation="cubic",
-        padding=0,
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    ),
-    train_data=Voc(
-        sources=("VOCdevkit/VOC2007/trainval", "VOCdevkit/VOC2012/trainval"),
-        classes=VOC_CLASSES,
-        use_difficult=True,
-        keep_empty_images=False,
-    ),
-    val_data=Voc(
-        sources=("VOCdevkit/VOC2007/test",),
-        classes=VOC_CLASSES,
-        use_difficult=True,
-        keep_empty_images=True,
-    ),
-    test_data=None,
-    train_transforms=(
-        ColorDistort(
-            brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-18.0, 18.0), apply_prob=0.5
-        ),
-        RandomExpand(ratio=(1.0, 4.0), fill=(124, 116, 104), apply_prob=0.5),
-        RandomCrop(
-            aspect_ratio=(0.5, 2.0),
-            scale=(0.3, 1.0),
-            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-            num_attempts=50,
-            allow_no_crop=True,
-        ),
-        RandomFlip(prob=0.5),
-    ),
-    batch_transforms=(
-        BatchRandomResize(
-            sizes=(320, 352, 384, 416, 448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768),
-            interpolations=("nearest", "linear", "area", "cubic", "lanczos"),
-        ),
-    ),
-    on_bad_sample="error",
-    metrics=("coco", "voc", "voc07"),
-    seed=0,
-    epochs=30,
-    batch_size=64,
-    accumulate=1,
-    lr=0.001,
-    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-4, decay_normalisation=False, decay_bias=True),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=36, min_factor=0.0),
-    clip_norm=None,
-    ema=EMA(decay=0.9998),
-    starting_weights="pretrained/ppyoloe_plus_l_coco.pth",
-    backbone_only=False,
-    freeze=(),
-    freeze_batchnorm=(),
-    sync_batchnorm=True,
+    # machinery
     precision="bf16",
     channels_last=True,
     compile=False,
@@ -127,8 +137,4 @@ config = DetectionConfig(
     threads=1,
     tf32=False,
     matmul_precision="highest",
-    evaluation_interval=5,
-    evaluation_batch_size=4,
-    best_metric="voc07_AP50",
-    early_stop=None,
 )

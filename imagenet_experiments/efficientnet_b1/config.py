@@ -1,5 +1,6 @@
 """EfficientNet-b1 on ImageNet: 240 x 240 pixels, 100 epochs, 256 images a step.
 
+Differs from efficientnet_b0: input.size, shorter_side, RandomResizedCrop.size, network.
 Paper: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv 1905.11946. 7,794,184
     parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;
@@ -29,6 +30,49 @@ from public.transforms.classification import RandomResizedCrop
 from public.transforms.flip import RandomFlip
 
 config = ClassificationConfig(
+    # data and training
+    train_data=ImageFolder(folder="imagenet/train", classes=None, num_classes=1000),
+    val_data=ImageFolder(folder="imagenet/val", classes=None, num_classes=1000),
+    test_data=None,
+    epochs=100,
+    batch_size=256,
+    lr=0.1,
+    accumulate=1,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=1e-4, decay_normalisation=False, decay_bias=True),
+    schedule=WarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=100, min_factor=0.0),
+    clip_norm=None,
+    ema=None,
+    starting_weights=None,
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=False,
+    seed=0,
+    # pictures
+    input=ClassificationInput(
+        size=(240, 240),
+        shorter_side=274,
+        interpolation="area",
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    train_transforms=(
+        RandomResizedCrop(
+            size=(240, 240), area=(0.08, 1.0), aspect_ratio=(3 / 4, 4 / 3), interpolation="area", num_attempts=10
+        ),
+        RandomFlip(prob=0.5),
+    ),
+    batch_transforms=(),
+    repeats=1,
+    on_bad_sample="error",
+    # evaluation
+    best_metric="top1_accuracy",
+    evaluation_interval=1,
+    evaluation_batch_size=256,
+    early_stop=None,
+    # network
     classifier=ImageClassifier(
         network="efficientnet_b1",
         num_classes=1000,
@@ -39,41 +83,7 @@ config = ClassificationConfig(
         label_smoothing=0.0,
         options=(),
     ),
-    input=ClassificationInput(
-        size=(240, 240),
-        shorter_side=274,
-        interpolation="area",
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
-    train_data=ImageFolder(folder="imagenet/train", classes=None, num_classes=1000),
-    val_data=ImageFolder(folder="imagenet/val", classes=None, num_classes=1000),
-    test_data=None,
-    train_transforms=(
-        RandomResizedCrop(
-            size=(240, 240), area=(0.08, 1.0), aspect_ratio=(3 / 4, 4 / 3), interpolation="area", num_attempts=10
-        ),
-        RandomFlip(prob=0.5),
-    ),
-    batch_transforms=(),
-    repeats=1,
-    on_bad_sample="error",
-    seed=0,
-    epochs=100,
-    batch_size=256,
-    accumulate=1,
-    lr=0.1,
-    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=1e-4, decay_normalisation=False, decay_bias=True),
-    schedule=WarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=100, min_factor=0.0),
-    clip_norm=None,
-    ema=None,
-    starting_weights=None,
-    backbone_only=False,
-    freeze=(),
-    freeze_batchnorm=(),
-    sync_batchnorm=False,
+    # machinery
     precision="float32",
     channels_last=True,
     compile=False,
@@ -81,9 +91,5 @@ config = ClassificationConfig(
     threads=1,
     tf32=False,
     matmul_precision="highest",
-    evaluation_interval=1,
-    evaluation_batch_size=256,
-    best_metric="top1_accuracy",
-    early_stop=None,
     print_interval=100,
 )

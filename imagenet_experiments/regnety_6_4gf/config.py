@@ -1,5 +1,6 @@
 """RegNetY-6.4GF on ImageNet: 224 x 224 pixels, 100 epochs, 256 images a step.
 
+Differs from regnety_4_0gf: network.
 Paper: Designing Network Design Spaces, arXiv 2003.13678. 30,583,252 parameters.
 Data: imagenet/train and imagenet/val under the data root, each with the 1000 class folders n01440764 to n15075141;
     1,281,167 and 50,000 images.
@@ -29,16 +30,25 @@ from public.transforms.classification import ColorJitter, RandomResizedCrop
 from public.transforms.flip import RandomFlip
 
 config = ClassificationConfig(
-    classifier=ImageClassifier(
-        network="regnety_6_4gf",
-        num_classes=1000,
-        in_chans=3,
-        dropout=0.0,
-        drop_path=0.0,
-        zero_init=False,
-        label_smoothing=0.0,
-        options=(),
-    ),
+    # data and training
+    train_data=ImageFolder(folder="imagenet/train", classes=None, num_classes=1000),
+    val_data=ImageFolder(folder="imagenet/val", classes=None, num_classes=1000),
+    test_data=None,
+    epochs=100,
+    batch_size=256,
+    lr=0.2,
+    accumulate=1,
+    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-5, decay_normalisation=True, decay_bias=True),
+    schedule=WarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=100, min_factor=0.0),
+    clip_norm=None,
+    ema=None,
+    starting_weights=None,
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=False,
+    seed=0,
+    # pictures
     input=ClassificationInput(
         size=(224, 224),
         shorter_side=256,
@@ -48,9 +58,6 @@ config = ClassificationConfig(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    train_data=ImageFolder(folder="imagenet/train", classes=None, num_classes=1000),
-    val_data=ImageFolder(folder="imagenet/val", classes=None, num_classes=1000),
-    test_data=None,
     train_transforms=(
         RandomResizedCrop(
             size=(224, 224), area=(0.08, 1.0), aspect_ratio=(3 / 4, 4 / 3), interpolation="area", num_attempts=10
@@ -61,20 +68,23 @@ config = ClassificationConfig(
     batch_transforms=(),
     repeats=1,
     on_bad_sample="error",
-    seed=0,
-    epochs=100,
-    batch_size=256,
-    accumulate=1,
-    lr=0.2,
-    optimizer=SGD(momentum=0.9, nesterov=False, weight_decay=5e-5, decay_normalisation=True, decay_bias=True),
-    schedule=WarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=100, min_factor=0.0),
-    clip_norm=None,
-    ema=None,
-    starting_weights=None,
-    backbone_only=False,
-    freeze=(),
-    freeze_batchnorm=(),
-    sync_batchnorm=False,
+    # evaluation
+    best_metric="top1_accuracy",
+    evaluation_interval=1,
+    evaluation_batch_size=256,
+    early_stop=None,
+    # network
+    classifier=ImageClassifier(
+        network="regnety_6_4gf",
+        num_classes=1000,
+        in_chans=3,
+        dropout=0.0,
+        drop_path=0.0,
+        zero_init=False,
+        label_smoothing=0.0,
+        options=(),
+    ),
+    # machinery
     precision="float32",
     channels_last=True,
     compile=False,
@@ -82,9 +92,5 @@ config = ClassificationConfig(
     threads=1,
     tf32=False,
     matmul_precision="highest",
-    evaluation_interval=1,
-    evaluation_batch_size=256,
-    best_metric="top1_accuracy",
-    early_stop=None,
     print_interval=100,
 )
