@@ -91,7 +91,7 @@ def _check_repeatable(run: Path, until: int) -> None:
         )
     for start in manifest["starts"][1:]:
         if "code_change" in start:
-            raise ValueError(f"{run} was resumed with other code from step {start['step']}: it is no run of one code")
+            raise ValueError(f"{run} was resumed with other code from step {start['step']}: no single code made it")
         if start["processes"] != recorded and start["step"] < until:
             raise ValueError(
                 f"{run} was resumed by {start['processes']} processes from step {start['step']}, where {recorded} had "

@@ -377,7 +377,7 @@ def test_a_run_that_early_stop_ended_can_be_trained_longer(fresh):
     ("flags", "reason"),
     [
         (("--best_metric", "mAP"), "best_metric is 'mAP', but metrics = ('coco', 'voc', 'voc07') measures AP, AP50"),
-        (("--device", "gpu"), "--device gpu is no device: auto, cpu, cuda, cuda:1"),
+        (("--device", "gpu"), "--device gpu is not a device: auto, cpu, cuda, cuda:1"),
     ],
     ids=["best_metric", "device"],
 )
