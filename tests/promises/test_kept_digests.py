@@ -107,7 +107,7 @@ def digests(tmp_path_factory) -> dict[str, str]:
     """The digests of all runs, trained one after the other in a process of their own, whose modes no other test sees."""
     file = tmp_path_factory.mktemp("digests") / "digests.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", __name__, str(file)]
+    command = [sys.executable, "-m", "tests.promises.test_kept_digests", str(file)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(file.read_text())[machine()]
