@@ -117,7 +117,7 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
     run.add_argument("--limit_images", type=int, metavar="N", help="for trying: the first N images of each set")
     run.add_argument("--max_steps", type=int, metavar="N", help="for trying: end after N steps")
     run.add_argument(
-        "--allow_code_change", action="store_true", help="go on with a run whose code was another; recorded"
+        "--allow_code_change", action="store_true", help="resume a run although its code has changed; recorded"
     )
     run.add_argument(
         "--fingerprint", default="names", choices=("names", "full"), help="full: read every picture of the data (names)"

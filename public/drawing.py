@@ -68,7 +68,7 @@ def draw_detections(
             only as far as its longer side has four times as many.
 
     Raises:
-        ValueError: the arrays do not fit together, a box is not finite, or a label is no class.
+        ValueError: the arrays do not fit together, a box is not finite, or a label is not a class.
     """
     boxes, labels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(labels).reshape(-1)
     _check_image(image)

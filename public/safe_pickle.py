@@ -104,7 +104,7 @@ class PickleMachine:
         except (ValueError, IndexError, KeyError, OverflowError) as error:
             reason = f"it refers to entry {error}, which it has not" if isinstance(error, KeyError) else error
             raise ValueError(
-                f"no whole pickle of {self.purpose} ({len(data)} bytes, begins with {data[:16]!r}): after byte "
+                f"not a whole pickle of {self.purpose} ({len(data)} bytes, begins with {data[:16]!r}): after byte "
                 f"{position}: {reason}; download it again"
             ) from error
         if data.tell() != len(data):

@@ -182,7 +182,7 @@ def what_is_needed(value: Any, hint: Any) -> str | None:
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
-    """Whether `value` is of a type that is no container; an int is a float too, but True is no number."""
+    """Whether `value` is of a type that is no container; an int is a float too, but True is not a number."""
     if kind in (float, int):
         kinds = (int, float) if kind is float else int
         return isinstance(value, kinds) and not isinstance(value, bool)

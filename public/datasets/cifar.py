@@ -129,7 +129,7 @@ def find_layout(folder: Path) -> Layout:
         if (folder / layout.meta).is_file():
             return layout
     files = " nor ".join(layout.meta for layout in LAYOUTS)
-    raise FileNotFoundError(f"{folder} has neither {files}: it is no archive of CIFAR")
+    raise FileNotFoundError(f"{folder} has neither {files}: it is not an archive of CIFAR")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _read_part(path, layout, num_classes):
     if wrong:
         shown = wrong[0] if isinstance(wrong[0], int) else kind_of(wrong[0])
         raise ValueError(
-            f"{path}: {len(wrong)} labels are no class, the first is {shown}; {layout.meta} names {num_classes} classes, "
+            f"{path}: {len(wrong)} labels are not classes, the first is {shown}; {layout.meta} names {num_classes} classes, "
             "numbered from 0"
         )
     if not all(isinstance(name, str) for name in names):

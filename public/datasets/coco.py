@@ -171,7 +171,7 @@ def _tell(on_defect, path, kind, item, defect, problem):
 
 def _lacking(kind, item, fields):
     if not isinstance(item, dict):
-        return f"one of the {kind} is no object with {', '.join(fields)}: {_brief(item)}"
+        return f"one of the {kind} is not an object with {', '.join(fields)}: {_brief(item)}"
     return f"one of the {kind} has no {next(name for name in fields if name not in item)!r}: {_brief(item)}"
 
 

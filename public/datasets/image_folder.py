@@ -123,7 +123,7 @@ def _pictures(folder):
     strange = [name for name in names if not _is_picture(name)]
     if strange:
         raise ValueError(
-            f"{folder / strange[0]} is no picture ({', '.join(PICTURE_EXTENSIONS)}), and the folder of a class holds "
+            f"{folder / strange[0]} is not a picture ({', '.join(PICTURE_EXTENSIONS)}), and the folder of a class holds "
             f"nothing else; {len(strange)} such entries. Move them away."
         )
     if not names:

@@ -113,13 +113,13 @@ def list_split(listing: str | os.PathLike) -> list[str]:
     """The image ids that a file of ImageSets/Main lists, one a line.
 
     Raises:
-        ValueError: the file is no text in UTF-8.
+        ValueError: the file is not text in UTF-8.
     """
     try:
         with open(listing, encoding="utf-8-sig") as file:  # some editors put a mark before a text
             return [line.strip() for line in file if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{listing}: no text in UTF-8: {error}. Save the list as UTF-8.") from error
+        raise ValueError(f"{listing}: not text in UTF-8: {error}. Save the list as UTF-8.") from error
 
 
 def _annotations(data_root, pictures, class_names, use_difficult, description, on_defect):

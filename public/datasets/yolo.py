@@ -142,7 +142,7 @@ def read_labels(path: Path, names: tuple[str, ...], *, polygons: bool) -> list[t
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no text in UTF-8") from error
+        raise ValueError(f"{path}: not text in UTF-8") from error
     objects = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -189,7 +189,7 @@ def _number(field):
     try:
         number = float(field)
     except ValueError as error:
-        raise ValueError(f"{field!r} is no number") from error
+        raise ValueError(f"{field!r} is not a number") from error
     if not math.isfinite(number):
         raise ValueError(f"{field!r} is not finite")
     return number
@@ -237,7 +237,7 @@ def _read_text(path):
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file with class names") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no text in UTF-8") from error
+        raise ValueError(f"{path}: not text in UTF-8") from error
 
 
 def _names_of_yaml(path, text):
@@ -329,7 +329,7 @@ def _split_brackets(text):
 def _map_entry(text):
     match = re.fullmatch(r"(['\"]?)(\d+)\1\s*:(\s+.*|['\"].*)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no `number: name`")
+        raise ValueError(f"{text!r} is not of the form `number: name`")
     return int(match[2]), _scalar(match[3].strip())
 
 
@@ -344,7 +344,7 @@ def _scalar(text):
     else:
         name = text
         if name[:1] in tuple("&*!|>%@`?") or ": " in name:
-            raise ValueError(f"{text!r} is no plain name")
+            raise ValueError(f"{text!r} is not a plain name")
     if not name.strip():
         raise ValueError("a name is empty")
     return name

@@ -51,7 +51,7 @@ def check_detections(annotations, detections: Sequence[ImageDetections]) -> None
 
     Raises:
         ValueError: an image is missing, there twice or unknown; shapes disagree; a box or score is not finite; a label
-            is no class.  The image is named.
+            is not a class.  The image is named.
     """
     counts = np.zeros(len(annotations), dtype=np.int64)
     for image in detections:

@@ -84,7 +84,7 @@ def load(path: str | Path, device: str = "auto", settings=None) -> TrainedClassi
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of a whole classifier, does not fit the settings, or needs the code of an
+        ValueError: the file is not a checkpoint of a whole classifier, does not fit the settings, or needs the code of an
             experiment it no longer lies in.
     """
     path = Path(path).resolve()

@@ -45,7 +45,7 @@ class Detector:
 
         Raises:
             ImageError: the file cannot be read; it is named.
-            ValueError: the array is no picture of this form.
+            ValueError: the array is not a picture of this form.
         """
         return self._batch([image], score_threshold)[0]
 
@@ -92,7 +92,7 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of a whole detector, does not fit the settings, or needs the code of an
+        ValueError: the file is not a checkpoint of a whole detector, does not fit the settings, or needs the code of an
             experiment it no longer lies in.
     """
     path = Path(path).resolve()
@@ -115,6 +115,6 @@ def _check_is_detector(path: Path, checkpoint: dict) -> None:
     missing = [key for key in ("num_classes", "class_names", "input", "detector") if key not in checkpoint]
     if missing:
         raise ValueError(
-            f"{path} lacks {', '.join(missing)}: it is no checkpoint of a detector; those of a run have them, and those "
+            f"{path} lacks {', '.join(missing)}: it is not a checkpoint of a detector; those of a run have them, and those "
             "that python -m public.weights.convert writes"
         )

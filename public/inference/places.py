@@ -44,7 +44,7 @@ def open_detector(place: str, weights: str | None, device: str) -> tuple[detecto
 
     Raises:
         FileNotFoundError: there are no such weights.
-        ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is no detector's.
+        ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is not a detector's.
     """
     experiment, path = _find(place, weights)
     if experiment is None:
@@ -61,7 +61,7 @@ def open_classifier(place: str, weights: str | None, device: str) -> tuple[class
 
     Raises:
         FileNotFoundError: there are no such weights.
-        ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is no classifier's.
+        ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is not a classifier's.
     """
     experiment, path = _find(place, weights)
     if experiment is None:
@@ -145,5 +145,5 @@ def find_network(place: str) -> Network:
         return Network(place, PUBLISHED[place], None, None)
     nearest = get_close_matches(place, list_models(), n=3) or list_models()
     raise ValueError(
-        f"{place} is no folder, and no published network is called {place!r}; did you mean {', '.join(nearest)}?"
+        f"{place} is not a folder, and no published network is called {place!r}; did you mean {', '.join(nearest)}?"
     )

@@ -55,17 +55,7 @@ def create_model(
         TypeError: an unknown field or keyword; a `pretrained` that names no checkpoint.
         FileNotFoundError: there is no such checkpoint.
     """
-    if in_chans < 1:
-        raise ValueError(f"in_chans = {in_chans}: images have at least one channel")
-    if num_classes is not None:
-        check_num_classes(num_classes)
-    if isinstance(pretrained, bool):
-        raise TypeError(
-            f"pretrained={pretrained}: nothing is downloaded here.  Name a checkpoint, such as python -m "
-            "public.weights.convert makes of released weights (pretrained/README.md), or leave it out for initial values"
-        )
-    if out_strides is not None and not features_only:
-        raise ValueError(f"out_strides={out_strides} belongs to features_only=True")
+    _check_arguments(in_chans, num_classes, pretrained, out_strides, features_only)
     if name in NETWORKS:
         if backbone is not None:
             raise ValueError(f"{name} is a backbone itself; backbone={backbone!r} belongs to a detector")
@@ -80,6 +70,27 @@ def create_model(
     if features_only:
         return model.backbone if out_strides is None else model.backbone.select(out_strides)
     return model
+
+
+def _check_arguments(
+    in_chans: int,
+    num_classes: int | None,
+    pretrained: str | Path | None,
+    out_strides: Sequence[int] | None,
+    features_only: bool,
+) -> None:
+    """Refuses what makes no sense of any network."""
+    if in_chans < 1:
+        raise ValueError(f"in_chans = {in_chans}: images have at least one channel")
+    if num_classes is not None:
+        check_num_classes(num_classes)
+    if isinstance(pretrained, bool):
+        raise TypeError(
+            f"pretrained={pretrained}: nothing is downloaded here.  Name a checkpoint, such as python -m "
+            "public.weights.convert makes of released weights (pretrained/README.md), or leave it out for initial values"
+        )
+    if out_strides is not None and not features_only:
+        raise ValueError(f"out_strides={out_strides} belongs to features_only=True")
 
 
 def list_models() -> list[str]:

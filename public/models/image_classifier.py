@@ -15,7 +15,7 @@ def check_num_classes(num_classes: int) -> int:
     """`num_classes`, if a classifier can have so many.
 
     Raises:
-        ValueError: it is no whole number, or less than 1.
+        ValueError: it is not a whole number, or less than 1.
     """
     if not isinstance(num_classes, Integral) or num_classes < 1:
         raise ValueError(
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         dropout: probability on the features, in training.
 
     Raises:
-        ValueError: `num_classes` is less than 1, or `dropout` is no probability.
+        ValueError: `num_classes` is less than 1, or `dropout` is not a probability.
     """
 
     class_layers = ("fc.",)  # what another number of classes changes, by the beginning of its names

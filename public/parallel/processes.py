@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name} is no device: auto, cpu, cuda, cuda:1") from error
+        raise ValueError(f"--device {name} is not a device: auto, cpu, cuda, cuda:1") from error
     if device.type == "cuda":
         index = local_rank() if device.index is None else device.index
         if index >= num_gpus:

@@ -50,7 +50,7 @@ def load_latest(folder: Path) -> tuple[dict, list[str]]:
     if latest.is_file():
         os.replace(latest, folder / DAMAGED)
     os.replace(previous, latest)
-    return checkpoint, [f"going on from the checkpoint before the last, since {reason}"]
+    return checkpoint, [f"resuming from the checkpoint before the last, since {reason}"]
 
 
 def check_parts(checkpoint: dict, *more: str) -> None:
@@ -64,4 +64,4 @@ def check_parts(checkpoint: dict, *more: str) -> None:
 
 def lacking(name: str) -> str:
     """The message about a checkpoint that cannot be gone on with."""
-    return f"the checkpoint lacks {name!r}, a part of the state; the run cannot go on"
+    return f"the checkpoint lacks {name!r}, a part of the state; the run cannot resume"

@@ -180,7 +180,7 @@ def find_data_root(option: str | None) -> Path:
     source, path = next(((s, Path(p)) for s, p in named.items() if p), ("the default", REPOSITORY / "data"))
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{source} says that the data sets lie in {path}, which is no folder; give --data_root FOLDER or set "
+            f"{source} says that the data sets lie in {path}, which is not a folder; give --data_root FOLDER or set "
             "ENCORE_DATA_ROOT (the built-in set: python -m public.datasets.shapes)"
         )
     return path.resolve()

@@ -33,7 +33,7 @@ def read_metrics(path: str | Path) -> tuple[list[dict], list[dict]]:
                 break  # the process that was writing it is gone, or still writing
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(entry, dict) or "kind" not in entry:
-            raise ValueError(f"{path}, line {number} is no entry of a run: an object with a kind is expected")
+            raise ValueError(f"{path}, line {number} is not an entry of a run: an object with a kind is expected")
         by_kind.setdefault(entry["kind"], []).append(entry)
     return by_kind["train"], by_kind["eval"]
 

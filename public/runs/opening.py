@@ -62,9 +62,7 @@ def _open(experiment: Experiment, parsed: command_line.Parsed, task) -> Opening:
         return _open_named(experiment, parsed, identity, task.device)
     run, passed = run_folder.find_unfinished(experiment, config, identity, options.allow_code_change)
     if run is None:
-        return _new_run(
-            experiment, parsed, identity, ["starting from scratch: no unfinished run to go on with", *passed]
-        )
+        return _new_run(experiment, parsed, identity, ["starting from scratch: no unfinished run to resume", *passed])
     return _resume(run, experiment, config, identity, task.device, passed)
 
 
@@ -78,7 +76,7 @@ def _open_named(experiment: Experiment, parsed: command_line.Parsed, identity: d
     reasons = run_folder.refusals(run, config, identity, options.allow_code_change)
     if reasons:
         command = run.manifest["starts"][0]["command"] if run.manifest["starts"] else "?"
-        raise ValueError(f"{run.path} cannot go on: {'; '.join(reasons)}. It was started by: {command}")
+        raise ValueError(f"{run.path} cannot resume: {'; '.join(reasons)}. It was started by: {command}")
     if not has_checkpoint(run.path):
         raise ValueError(f"{run.path} has no {LATEST}: it was stopped before its first checkpoint")
     if not run.lock():
@@ -117,7 +115,7 @@ def _resume(
     before = starts[-1]["processes"] if starts else collectives.world_size()
     if before != collectives.world_size():
         lines.append(
-            f"{collectives.world_size()} processes go on with what {before} began: the same batches, weights equal to "
+            f"{collectives.world_size()} processes resume what {before} began: the same batches, weights equal to "
             "rounding only"
         )
     change = manifest.code_change(run.manifest["identity"], identity)

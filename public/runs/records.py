@@ -200,7 +200,7 @@ def _check_lines(path: Path, train: list[dict], evals: list[dict]) -> None:
                 *line.get("losses", {}).values()
             ]
             if not all(map(_is_scalar, values)):
-                raise ValueError(f"{path}, step {line['step']}: loss, lr or images_per_second is no number")
+                raise ValueError(f"{path}, step {line['step']}: loss, lr or images_per_second is not a number")
 
 
 # ---------------------------------------------------------------------------------------------- which runs

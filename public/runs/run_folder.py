@@ -147,7 +147,7 @@ class RunFolder:
         """
         lacking = sorted(set(LOG_FILES) - sizes.keys())
         if lacking:
-            raise ValueError(f"the checkpoint of {self.path} lacks the size of {lacking[0]}; the run cannot go on")
+            raise ValueError(f"the checkpoint of {self.path} lacks the size of {lacking[0]}; the run cannot resume")
         lost = []
         for name, present in self.log_sizes().items():
             if sizes[name] < present:
@@ -207,7 +207,7 @@ def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_
     reasons = [f"{name} was {old!r}, now {new!r}" for name, old, new in differences(recorded, config)]
     recorded_identity = run.manifest["identity"]
     if not allow_code_change:
-        hint = "--allow_code_change goes on all the same, and records it"
+        hint = "--allow_code_change resumes all the same, and records it"
         for name, hashes in code_change(recorded_identity, identity).items():
             before, after = (value[:12] if value else "absent" for value in hashes)
             reasons.append(f"{name} was {before}, now {after} ({hint})")

@@ -168,7 +168,7 @@ def _read_coco(path: Path, images: Path | None) -> Found:
         images = _find_images(path)
         found.notes.append(f"pictures: {images} (found beside the json; --images FOLDER names another)")
     elif not images.is_dir():
-        raise FileNotFoundError(f"--images {images} is no folder")
+        raise FileNotFoundError(f"--images {images} is not a folder")
     data = Coco(annotations=path.name, images=os.path.abspath(images), classes=None, keep_empty_images=True)
     try:
         found.sets["all"] = data.read(path.parent, on_defect=found.defects.append)

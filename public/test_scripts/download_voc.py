@@ -33,7 +33,7 @@ def main() -> None:
     try:
         commands.call(download, parser.parse_args())
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on from here") from None
+        raise SystemExit("stopped; the same command resumes from here") from None
 
 
 def download(arguments: argparse.Namespace) -> None:

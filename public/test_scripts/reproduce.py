@@ -82,7 +82,7 @@ def _check_repeatable(run: Path, until: int) -> None:
     """Raises ValueError where the run did not begin at its first step, by this number of processes, and go on so."""
     manifest = RunFolder(run).manifest
     if "extends" in manifest:
-        raise ValueError(f"{run} goes on where {manifest['extends']['run']} ended: reproduce that one")
+        raise ValueError(f"{run} continues where {manifest['extends']['run']} ended: reproduce that one")
     recorded, present = manifest["starts"][0]["processes"], int(os.environ.get("WORLD_SIZE", 1))
     if recorded != present:
         raise ValueError(
@@ -91,10 +91,10 @@ def _check_repeatable(run: Path, until: int) -> None:
         )
     for start in manifest["starts"][1:]:
         if "code_change" in start:
-            raise ValueError(f"{run} went on with other code from step {start['step']}: it is no run of one code")
+            raise ValueError(f"{run} was resumed with other code from step {start['step']}: no single code made it")
         if start["processes"] != recorded and start["step"] < until:
             raise ValueError(
-                f"{run} was gone on with by {start['processes']} processes from step {start['step']}, where {recorded} had "
+                f"{run} was resumed by {start['processes']} processes from step {start['step']}, where {recorded} had "
                 f"begun: --until {start['step']} compares what those made"
             )
 

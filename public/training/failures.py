@@ -54,7 +54,7 @@ def how_to_go_on(saved: str | None, folder: Path, epochs: int) -> str:
         words += ["--epochs", str(epochs)]
     command = shlex.join([*words, "--resume", folder.name])
     launcher = "by the same launcher: " if collectives.is_distributed() else ""
-    return f"saved: {saved} of {folder}. To go on: {launcher}{command}"
+    return f"saved: {saved} of {folder}. To resume: {launcher}{command}"
 
 
 def _without(flags: tuple[str, ...], words: list[str]) -> list[str]:

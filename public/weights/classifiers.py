@@ -129,7 +129,7 @@ def _read_torch(result: Conversion) -> None:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file} is no file of weights that can be read safely: {why_unreadable(error)}") from error
+        raise ValueError(f"{file} is not a file of weights that can be read safely: {why_unreadable(error)}") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             result.left_out |= {name: "beside the weights" for name in content if name != wrapper}

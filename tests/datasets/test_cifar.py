@@ -122,15 +122,15 @@ def rewrite(path, **changes):
     [
         (lambda train: train.unlink(), "there is no file .*train"),
         (lambda train: train.write_bytes(b""), "train is empty"),
-        (lambda train: train.write_bytes(train.read_bytes()[:5000]), "train: no whole pickle of labelled pictures"),
+        (lambda train: train.write_bytes(train.read_bytes()[:5000]), "train: not a whole pickle of labelled pictures"),
         (lambda train: rewrite(train, data=None), "'data' is missing, not a ndarray; it has"),
         (lambda train: rewrite(train, data=np.zeros((20, 3071), np.uint8)), r"data is uint8 \(20, 3071\), has to be"),
         (lambda train: rewrite(train, fine_labels=[0] * 19), "20 pictures, 19 labels, 20 names"),
         (
             lambda train: rewrite(train, fine_labels=[0] * 19 + [4]),
-            "1 labels are no class, the first is 4; meta names 4",
+            "1 labels are not classes, the first is 4; meta names 4",
         ),
-        (lambda train: rewrite(train, fine_labels=[0] * 19 + ["a"]), "1 labels are no class, the first is a str"),
+        (lambda train: rewrite(train, fine_labels=[0] * 19 + ["a"]), "1 labels are not classes, the first is a str"),
         (lambda train: train.with_name("meta").unlink(), "neither meta nor batches.meta"),
     ],
 )

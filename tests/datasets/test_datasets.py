@@ -228,7 +228,7 @@ def break_twice(folder):
         (break_twice, ValueError, r"'train_0001' is listed twice"),
         (break_ids(".png"), FileNotFoundError, r"01\.png\.xml: missing, .* names without extension: train_0001$"),
         (break_ids("  1"), FileNotFoundError, r"01  1\.xml: missing, .*one of a single class, with a second column"),
-        (break_encoding, ValueError, r"train\.txt: no text in UTF-8: .*0xe4"),
+        (break_encoding, ValueError, r"train\.txt: not text in UTF-8: .*0xe4"),
         (break_upper_case, FileNotFoundError, r"01\.xml: missing, .*train_0001\.XML has to be renamed to \.xml"),
     ],
 )

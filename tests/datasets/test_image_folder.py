@@ -111,8 +111,8 @@ def test_pictures_outside_of_class_folders_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "readme.txt").write_text("x"), r"n001/readme.txt is no picture .*1 such entries"),
-        (lambda folder: (folder / "more").mkdir(), "n001/more is no picture"),
+        (lambda folder: (folder / "readme.txt").write_text("x"), r"n001/readme.txt is not a picture .*1 such entries"),
+        (lambda folder: (folder / "more").mkdir(), "n001/more is not a picture"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "n001 holds no picture"),
     ],
 )

@@ -230,7 +230,7 @@ def test_files_that_are_no_weights(tmp_path, theirs):
     torch.save(theirs.state_dict(), tmp_path / "cut.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:1000])
     for name, reason in (("page", "damaged, or torch.save has not written it"), ("cut", "failed reading zip archive")):
-        with pytest.raises(ValueError, match=f"{name}.pth is no file of weights .*{reason}") as caught:
+        with pytest.raises(ValueError, match=f"{name}.pth is not a file of weights .*{reason}") as caught:
             convert(
                 source="timm",
                 model_name="resnet18",

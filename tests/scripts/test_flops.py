@@ -183,7 +183,7 @@ def test_an_experiment_has_its_own_size_and_what_it_freezes(capsys, experiment_f
     ("arguments", "message"),
     [
         (("ppyoloe_s",), "say --shape HEIGHT WIDTH"),
-        (("ppyoloe_ss", "--shape", "64", "64"), "ppyoloe_ss is no folder.*did you mean ppyoloe_"),
+        (("ppyoloe_ss", "--shape", "64", "64"), "ppyoloe_ss is not a folder.*did you mean ppyoloe_"),
         (("ppyoloe_s", "--shape", "65", "64"), "multiples of 32"),
         (("tests", "--shape", "64", "64"), "neither an experiment's folder"),
         (("ppyoloe_s", "--shape", "64", "64", "--depth", "-1"), "--depth is -1"),

@@ -45,7 +45,7 @@ def test_a_gpu_that_is_not_there_is_an_error_that_says_what_is(gpus, name, count
 
 
 def test_a_device_that_is_none_is_named():
-    with pytest.raises(ValueError, match="--device gpu is no device"):
+    with pytest.raises(ValueError, match="--device gpu is not a device"):
         choose_device("gpu")
 
 

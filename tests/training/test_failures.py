@@ -139,7 +139,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before_it(whole, fresh):
     (run / LATEST).write_bytes(data[: len(data) // 2])
     log = goes_on_to_the_same_end(whole, fresh)
     assert log.startswith(f"resuming {run} from step 3")
-    assert "going on from the checkpoint before the last" in log
+    assert "resuming from the checkpoint before the last" in log
     assert f"{run / LATEST} is not a checkpoint" in log
     assert (run / DAMAGED).read_bytes() == data[: len(data) // 2], "it is put aside, not thrown away"
 
@@ -293,5 +293,5 @@ def test_causes_in_one_line():
 def test_the_command_that_goes_on(monkeypatch, tmp_path, typed, command):
     monkeypatch.setattr(failures.sys, "orig_argv", typed.split())
     text = failures.how_to_go_on("step 4 (training)", tmp_path / "R", 9)
-    assert text == f"saved: step 4 (training) of {tmp_path / 'R'}. To go on: {command}"
+    assert text == f"saved: step 4 (training) of {tmp_path / 'R'}. To resume: {command}"
     assert "starts anew" in failures.how_to_go_on(None, tmp_path / "R", 9)

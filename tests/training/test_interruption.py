@@ -86,7 +86,7 @@ def check_message(log: str, number: int, saved: str, run) -> None:
     """The last line says what came, what is saved, and what to type."""
     assert "Traceback" not in log
     (line,) = [line for line in log.splitlines() if "stopped by" in line]
-    assert line.startswith(f"stopped by {signal.Signals(number).name}. saved: {saved} of {run}. To go on: ")
+    assert line.startswith(f"stopped by {signal.Signals(number).name}. saved: {saved} of {run}. To resume: ")
     assert line.endswith(f"--resume {run.name}")
 
 
@@ -129,7 +129,7 @@ def test_the_command_of_the_message_goes_on(whole, fresh):
     """Typed as it stands in the message, after a start that said --resume none."""
     flags = ("--resume", "none", "--print_interval", "2")
     log = train(fresh, *flags, change=signal_in_step, change_args=(4, signal.SIGTERM), status=143)
-    command = log.split("To go on: ")[1].strip()
+    command = log.split("To resume: ")[1].strip()
     done = subprocess.run(command, shell=True, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout.startswith(f"resuming {fresh.runs[0]} from step 4"), done.stderr
     assert len(fresh.runs) == 1

@@ -139,7 +139,7 @@ def refused(experiment: TinyExperiment, *flags: str, **how) -> str:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     log = resume(experiment, *flags, status=1, **how)
     (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
-    assert f"{run} cannot go on" in line
+    assert f"{run} cannot resume" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert experiment.runs == [run]
     return line
@@ -377,7 +377,7 @@ def test_a_run_that_early_stop_ended_can_be_trained_longer(fresh):
     ("flags", "reason"),
     [
         (("--best_metric", "mAP"), "best_metric is 'mAP', but metrics = ('coco', 'voc', 'voc07') measures AP, AP50"),
-        (("--device", "gpu"), "--device gpu is no device: auto, cpu, cuda, cuda:1"),
+        (("--device", "gpu"), "--device gpu is not a device: auto, cpu, cuda, cuda:1"),
     ],
     ids=["best_metric", "device"],
 )
@@ -391,7 +391,7 @@ def test_a_mistaken_flag_stops_before_a_run_is_made(fresh, flags, reason):
 def test_by_itself_such_a_run_is_passed_over_with_the_reason_and_stays(fresh):
     (run,) = fresh.runs
     log = train(fresh, "--lr", "0.03", "--max_steps", "1")
-    assert log.startswith("starting from scratch: no unfinished run to go on with")
+    assert log.startswith("starting from scratch: no unfinished run to resume")
     assert f"not resuming {run.name}: lr was 0.02, now 0.03 (+1)" in log
     assert len(fresh.runs) == 2
     assert load_checkpoint(run / "latest.pth")["training"]["step"] == 4

@@ -265,7 +265,7 @@ def test_a_refusal_names_the_field_the_old_and_the_new_value(experiment):
         [
             f"lr was 0.125, now {config.lr}",
             f"optimizer.SGD.weight_decay was {old}, now 0.375",
-            "library was abc, now xyz (--allow_code_change goes on all the same, and records it)",
+            "library was abc, now xyz (--allow_code_change resumes all the same, and records it)",
             "limit_images was None, now 10",
         ]
     )

@@ -126,8 +126,8 @@ def test_another_number_of_processes_goes_on_and_is_recorded(fresh):
     log = train(fresh)
     run = fresh.runs[-1]
     assert log.startswith(f"resuming {run} from step 4")
-    assert "1 processes go on with what 2 began" in log
-    assert "1 processes go on with what 2 began" in (run / "train.log").read_text()
+    assert "1 processes resume what 2 began" in log
+    assert "1 processes resume what 2 began" in (run / "train.log").read_text()
     starts = read_manifest(run)["starts"]
     assert [(start["processes"], start["step"]) for start in starts] == [(2, 0), (1, 4)]
     ours = load_checkpoint(run / "latest.pth")["training"]["raw_model"]

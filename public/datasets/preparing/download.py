@@ -228,7 +228,7 @@ def _receive(archive, url, part, wait):
         if failures == NUM_ATTEMPTS:
             raise OSError(
                 f"{url}: given up after {failures} attempts without a new byte, the last time because {reason}. {part} has "
-                f"{_size(part)} of {archive.size} bytes; run this again to go on, perhaps with {_elsewhere(archive, url)}"
+                f"{_size(part)} of {archive.size} bytes; run this again to resume, perhaps with {_elsewhere(archive, url)}"
             )
         tqdm.write(f"{archive.name}: {reason}; trying again")
         time.sleep(wait * 2 ** max(failures - 1, 0))
@@ -240,7 +240,7 @@ def _reason(error, url, archive):
         with error:
             if error.code not in TEMPORARY_CODES:
                 raise _FinalError(
-                    f"{url}: the server answers {error.code} {error.reason}, so {archive.name} is not to be had there. "
+                    f"{url}: the server answers {error.code} {error.reason}, so {archive.name} is not available there. "
                     f"Try {_elsewhere(archive, url)}"
                 ) from None
             return f"the server answers {error.code} {error.reason}"
@@ -310,7 +310,7 @@ def _write(file, chunk, part):
             rest = rest[file.write(rest) :]
     except OSError as error:
         raise _FinalError(
-            f"{part} could not be written ({error.strerror}); what was received stays, and the next call goes on from there"
+            f"{part} could not be written ({error.strerror}); what was received stays, and the next call resumes from there"
         ) from error
 
 

@@ -162,7 +162,7 @@ def build(
         bn_eps, bn_momentum: of every BatchNorm.
 
     Raises:
-        ValueError: a `drop_path` that is no probability or for a network without shortcuts, `zero_init`, or an unknown
+        ValueError: a `drop_path` that is not a probability or for a network without shortcuts, `zero_init`, or an unknown
             `activation`.
     """
     network = NETWORKS[name]
