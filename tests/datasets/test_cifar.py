@@ -329,9 +329,12 @@ def test_the_known_archives():
 
 
 def test_the_cards_name_commands_that_are_accepted(tmp_path, monkeypatch):
-    """Cards, readme and the message on a missing folder; each fetches the set that is needed."""
+    """Cards, pages and the message on a missing folder; each fetches the set that is needed."""
     texts = [path.read_text() for path in (REPOSITORY / "cifar100_experiments").glob("*/config.py")]
-    texts += [(REPOSITORY / "cifar100_experiments" / "README.md").read_text(), (REPOSITORY / "README.md").read_text()]
+    texts += [
+        (REPOSITORY / "cifar100_experiments" / "README.md").read_text(),
+        (REPOSITORY / "docs" / "train.md").read_text(),
+    ]
     for folder in ("cifar-100-python", "cifar-10-batches-py"):
         with pytest.raises(FileNotFoundError) as caught:
             Cifar(archive=folder, split="train").read(tmp_path)
