@@ -1,4 +1,4 @@
-"""A whole classification experiment in a test: a copy of tests/tiny_classification on a tiny drawn data set."""
+"""A whole classification experiment in a test: a copy of tests/helpers/tiny_classification on a tiny drawn data set."""
 
 import shutil
 from pathlib import Path

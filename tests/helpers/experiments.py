@@ -1,4 +1,4 @@
-"""Running a whole experiment in a test: a copy of tests/tiny_experiment on a tiny data set, in processes of its own."""
+"""Running a whole experiment in a test: a copy of helpers/tiny_experiment on a tiny data set, in its own processes."""
 
 import json
 import os
