@@ -18,10 +18,15 @@ from torch import nn
 
 def lent_parts(model: nn.Module) -> tuple[str, ...]:
     """The names of the children of `model` that are no state: `training_only`, and without a trained parameter."""
-    if "lent" in vars(model):  # a copy that was made without them, whose own parts may all be frozen
-        return ()
+    if "lent" in vars(model):  # decided when it was built, or a copy that was made without them
+        return vars(model)["lent"]
     names = (name for name in getattr(model, "training_only", ()) if hasattr(model, name))
     return tuple(name for name in names if not any(p.requires_grad for p in getattr(model, name).parameters()))
+
+
+def decide_lent(model: Any) -> None:
+    """Keeps the answer of `lent_parts` as it is now: what a page freezes later is still state."""
+    model.lent = lent_parts(model)
 
 
 def train(model: nn.Module) -> None:

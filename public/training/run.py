@@ -15,7 +15,7 @@ from public.config import TrainingConfig, replace
 from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
-from public.parts import own_parameters, state_of
+from public.parts import decide_lent, own_parameters, state_of
 from public.precision import place
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
@@ -145,6 +145,7 @@ def build_state(
     """Model, optimizer, average and scaler at step 0, and lines for the log; `class_names` are those of the data."""
     random_streams.seed_torch(config.seed, "model")
     model = config.network_settings.build_model()
+    decide_lent(model)
     notes = []
     if config.starting_weights is not None:
         path = find_starting_weights(config.starting_weights)

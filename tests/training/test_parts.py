@@ -1,6 +1,7 @@
 """A teacher is only lent to a network: neither state, average, checkpoint, digest, optimizer nor counts know it."""
 
 import copy
+from dataclasses import replace as replaced
 
 import pytest
 import torch
@@ -8,14 +9,16 @@ from torch import nn
 
 from public.checkpoint_files import digest
 from public.config import replace
+from public.families import PUBLISHED
 from public.models import create_model
 from public.models.fuse import fuse
 from public.models.loading import load_weights
 from public.models.operations import count_operations, example_input
 from public.parallel.sync_batchnorm import SyncBatchNorm2d, convert_sync_batchnorm
-from public.parts import lent_parts, load_state, own_modules, state_of
+from public.parts import decide_lent, lent_parts, load_state, own_modules, state_of
 from public.training.ema import EMA
 from public.training.freezing import freeze_parameters
+from public.training.run import build_state
 from tests.helpers.small_task import make_trainer, run_steps
 
 
@@ -152,3 +155,19 @@ def test_an_auxiliary_head_is_trained_and_stays_state(config, tmp_path):
     assert lent_parts(average.model) == ()
     assert state_of(average.model).keys() == model.state_dict().keys()
     assert not any(name.startswith("aux") for name in fuse(average.model).state_dict())
+
+
+def test_an_auxiliary_head_that_a_page_freezes_stays_state(config):
+    """Its BatchNorm statistics still move: a run that goes on needs them."""
+    settings = replaced(PUBLISHED["ppyoloe_plus_t"], num_classes=config.detector.num_classes)
+    state, _ = build_state(
+        replace(config, detector=settings, freeze=("aux_neck", "aux_head"), ema=EMA(decay=0.9)),
+        torch.device("cpu"),
+    )
+    assert lent_parts(state.model) == ()
+    for part in (state.state_dict()["model"], state.state_dict()["training"]["raw_model"]):
+        assert any(name.startswith("aux_neck") for name in part)
+    pair = Pair()
+    decide_lent(pair)
+    freeze_parameters(pair, ("adapter",))
+    assert lent_parts(pair) == ("teacher",)
