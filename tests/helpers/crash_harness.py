@@ -29,8 +29,7 @@ from public.loading import workers
 from public.parallel import reduce
 from public.runs import run_folder
 from public.training import ema, loop
-from public.transforms import classification as classification_transforms
-from public.transforms import detection as transforms
+from public.transforms.flip import RandomFlip
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.experiments import TinyExperiment, read_manifest, read_metrics
 from tests.helpers.forked_training import TIMEOUT, Training
@@ -216,18 +215,13 @@ def _forget_ema_count() -> None:
 
 def _draw_globally() -> None:
     workers._replace_global_draws = list
-    flip = transforms.RandomFlip.__call__
+    flip = RandomFlip.__call__
 
-    def from_the_global_generator(self, sample, rng):
-        return flip(self, sample, np.random)
+    def from_the_global_generator(self, sample, random):
+        is_picture = isinstance(sample, np.ndarray)  # classification's flip takes one number, detection's a stream
+        return flip(self, sample, np.random.random(1) if is_picture else np.random)
 
-    transforms.RandomFlip.__call__ = from_the_global_generator
-    flip_classified = classification_transforms.RandomFlip.__call__
-
-    def with_a_global_number(self, image, draws):
-        return flip_classified(self, image, np.random.random(1))
-
-    classification_transforms.RandomFlip.__call__ = with_a_global_number
+    RandomFlip.__call__ = from_the_global_generator
 
 
 def _repeat_lines() -> None:
