@@ -253,9 +253,9 @@ class Slots:
         (PROTO + b"}}.", "leaves 2 objects"),
         (PROTO + b"}.trailing", "8 bytes follow the end"),
         (PROTO + b"h\x05.", "it refers to entry 5, which it has not; download it again"),
-        (PROTO + b"t.", "no whole pickle"),
+        (PROTO + b"t.", "not a whole pickle"),
         (PROTO + b"0.", "instruction POP"),
-        (PROTO + b"R.", "no whole pickle"),
+        (PROTO + b"R.", "not a whole pickle"),
     ],
 )
 def test_instructions_that_no_weights_need(tmp_path, content, message):
@@ -388,8 +388,8 @@ def test_files_that_are_something_else(tmp_path):
     assert "a zip archive, as torch.save writes" in refusal(tmp_path, archive.getvalue())
     assert "a web page, not weights" in refusal(tmp_path, b"\n<!DOCTYPE html><html><body>404</body></html>")
     assert "follow the end of the pickle" in refusal(tmp_path, (tmp_path / "legacy.pth").read_bytes())
-    assert "no whole pickle" in refusal(tmp_path, b"\0" * 100)
-    assert "no whole pickle" in refusal(tmp_path, b"version https://git-lfs.github.com/spec/v1\n")
+    assert "not a whole pickle" in refusal(tmp_path, b"\0" * 100)
+    assert "not a whole pickle" in refusal(tmp_path, b"version https://git-lfs.github.com/spec/v1\n")
     assert "several dicts of them, ['a', 'b']" in refusal(tmp_path, pickle.dumps({"a": small(), "b": small()}))
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="empty is empty, 0 bytes"):
