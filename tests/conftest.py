@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends import backend_agg
 
 from public.config import DetectionConfig
 from public.runs.experiment import load_experiment
@@ -40,3 +41,17 @@ def experiment_folder(tmp_path: Path) -> Path:
 def config(experiment_folder: Path) -> DetectionConfig:
     """The settings of `experiment_folder`."""
     return load_experiment(experiment_folder).config
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures of matplotlib that the test draws, in their order."""
+    drawn = []
+
+    class Recorder(backend_agg.FigureCanvasAgg):
+        def __init__(self, figure):
+            super().__init__(figure)
+            drawn.append(figure)
+
+    monkeypatch.setattr(backend_agg, "FigureCanvasAgg", Recorder)
+    return drawn

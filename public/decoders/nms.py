@@ -8,7 +8,6 @@ Legend: A anchors, K classes, N candidates (a candidate is a pair of an anchor a
 """
 
 import torch
-from torchvision.ops import nms
 
 
 def multiclass_nms(
@@ -77,6 +76,8 @@ def _first_survivors(
 
 def _survivors(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Indices, ascending, of the candidates (by falling score) that outlive suppression inside their class."""
+    from torchvision.ops import nms  # here, because it takes three seconds of CPU, which `train.py --help` does without
+
     by_class = labels.argsort(stable=True)
     groups = by_class.split(torch.bincount(labels).tolist())
     # torchvision's nms sorts by score, stably, so it keeps the order of ties; its IoU has no +1.

@@ -1,12 +1,14 @@
-"""Attention blocks that a backbone can be built with: Coordinate Attention.
+"""Attention over channels, as backbones are built with it: squeeze and excitation, Coordinate Attention.
 
-Paper: Coordinate Attention for Efficient Mobile Network Design, arXiv 2103.02907.
-Facts beyond the paper, from the authors' published code: all three convolutions have a bias, also the one before
-BatchNorm; at least 8 channels in the middle; the activation is h-swish.
+Papers: Squeeze-and-Excitation Networks, arXiv 1709.01507; Coordinate Attention for Efficient Mobile Network Design,
+arXiv 2103.02907.  Facts beyond the second, from its authors' published code: all three convolutions have a bias, also the
+one before BatchNorm; at least 8 channels in the middle; the activation is h-swish.
 Deviation: means instead of adaptive average pooling, which has no deterministic backward on CUDA; the values are the same.
 
 Legend: B batch, C channels, M channels in the middle, H W height and width.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -45,6 +47,35 @@ class BiasedConvBNAct(nn.Module):
         scale, _ = batch_norm_factors(self.bn)
         assert self.conv.bias is not None
         return conv_and_activation(self.conv, weight, bias + scale * self.conv.bias.detach().double(), self.act)
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel times a gate, which two layers with biases compute from the means of all channels.
+
+    (B, C, H, W) -> the same.
+
+    Args:
+        squeezed: channels of the middle.
+        activation: makes the function after the first layer.
+        gate: makes the function after the second, whose values are in 0 to 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        gate: Callable[[], nn.Module] = nn.Sigmoid,
+    ):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.act = activation()
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        return x * self.gate(self.fc2(self.act(self.fc1(means))))
 
 
 class CoordinateAttention(nn.Module):

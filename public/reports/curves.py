@@ -1,18 +1,18 @@
 """The curves of a run in one picture: losses, learning rate and metrics over the epochs, drawn from its metrics.jsonl.
 
-What its lines are: `public.runs.metrics`.  matplotlib is used without pyplot, so
-that neither its backend nor its list of open figures is touched.
+What its lines are: `public.runs.metrics`.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from public.drawing import save_image
+from public.reports.figures import new_figure, save_figure
 from public.runs.metrics import numbers, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; the yellow is left out, being too pale for lines.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -37,8 +37,7 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
         OSError: the picture cannot be written, naming it.
     """
     train_lines, eval_lines = read_metrics(metrics_path)
-    figure = Figure(figsize=(12, 7.5), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(12, 7.5, layout="constrained")
     (total_axes, terms_axes), (metric_axes, lr_axes) = figure.subplots(2, 2, sharex=True)
 
     epochs = numbers(train_lines, "epoch")
@@ -61,11 +60,10 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
         axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    canvas.draw()
-    save_image(out_path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    save_figure(out_path, figure)
 
 
-def _draw_losses(axes: Axes, epochs: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+def _draw_losses(axes: "Axes", epochs: np.ndarray, curves: dict[str, np.ndarray]) -> None:
     values = np.concatenate([*curves.values(), []])
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -106,7 +104,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=is_finite)
 
 
-def _draw_learning_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
+def _draw_learning_rate(axes: "Axes", epochs: np.ndarray, rates: np.ndarray) -> None:
     if not np.isfinite(rates).any():
         _say(axes, "no learning rate logged")
         return
@@ -115,7 +113,7 @@ def _draw_learning_rate(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> No
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
-def _draw_metrics(axes: Axes, eval_lines: list[dict]) -> None:
+def _draw_metrics(axes: "Axes", eval_lines: list[dict]) -> None:
     epochs = numbers(eval_lines, "epoch")
     metrics = [line["metrics"] for line in eval_lines]
     curves = {name: numbers(metrics, name) for name in METRIC_NAMES}
@@ -138,5 +136,5 @@ def _metric_title(eval_lines: list[dict]) -> str:
     return "errors in percent" if is_classification else "average precision"
 
 
-def _say(axes: Axes, text: str) -> None:
+def _say(axes: "Axes", text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.5")

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from public import drawing
 from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.input import ImageError, read_image
+from public.reports.figures import new_figure, save_figure
 
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's limits of small, medium and large objects
 COLORS = ("#0072B2", "#D55E00", "#009E73")  # of the splits; Okabe and Ito's
@@ -81,7 +79,7 @@ def _class_table(annotations, owners):
 def draw_classes(sets: dict[str, Annotations], path: Path, what: str = "boxes") -> None:
     """Writes a bar for each class and split: how often `labels` has it, on a logarithmic scale; `what` is counted."""
     names = next(iter(sets.values())).class_names
-    figure = Figure(figsize=(9, 1.6 + len(names) * max(0.22, 0.14 * len(sets))), dpi=100, layout="constrained")
+    figure = new_figure(9, 1.6 + len(names) * max(0.22, 0.14 * len(sets)), layout="constrained")
     axes = figure.subplots()
     rows = np.arange(len(names))
     for number, (split, annotations) in enumerate(sets.items()):
@@ -102,12 +100,14 @@ def draw_classes(sets: dict[str, Annotations], path: Path, what: str = "boxes") 
     if len(sets) > 1:
         axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def draw_boxes(sets: dict[str, Annotations], path: Path) -> None:
     """Writes the spread of the boxes: width against height, sides, aspect ratios, boxes an image."""
-    figure = Figure(figsize=(12, 8.5), dpi=100, layout="constrained")
+    from matplotlib.ticker import NullFormatter  # here, see `public.reports.figures`
+
+    figure = new_figure(12, 8.5, layout="constrained")
     (plane, sides), (aspects, numbers) = figure.subplots(2, 2)
     everything = np.concatenate([a.boxes[:, 2:] - a.boxes[:, :2] for a in sets.values()])  # (M, 2)
     largest = max(float(everything.max()), 2.0) * 1.1
@@ -148,11 +148,13 @@ def draw_boxes(sets: dict[str, Annotations], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     if len(sets) > 1:
         sides.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def _places_of_numbers(smallest, largest):
     """Where a logarithmic axis has numbers: few enough that they do not lie on each other, and at least two."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     decades = np.log10(largest / smallest)
     if decades < 0.5:
         return MaxNLocator(4)
@@ -191,16 +193,10 @@ def draw_suspicious(defects: Sequence[Defect], path: Path) -> int:
 def _draw_sheet(panels, path):
     columns = min(SHEET_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns, 4.4 * rows), dpi=100, layout="constrained")
+    figure = new_figure(5.2 * columns, 4.4 * rows, layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, (picture, image) in zip(figure.axes, panels):
         axes.imshow(image, interpolation="antialiased")
         axes.set_title(Path(picture).name, fontsize=9)
-    _save(figure, path)
-
-
-def _save(figure, path):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawing.save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    save_figure(path, figure)

@@ -1,18 +1,17 @@
-"""The pictures of an evaluation: precision over recall, and the confusion matrix.
-
-matplotlib is used without pyplot, so that neither its backend nor its list of open figures is touched.
-"""
+"""The pictures of an evaluation: precision over recall, and the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from public.drawing import class_colors, save_image
+from public.drawing import class_colors
 from public.evaluation.curves import CURVE_IOUS, Curves
+from public.reports.figures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_NAMED_CURVES = 12  # with more classes only the best and the worst have a colour and a name
 MANY_CLASSES = 25  # from here on the confusion matrix has its names at all four sides
@@ -32,9 +31,8 @@ def draw_pr_curves(path: str | Path, curves: Curves) -> None:
     Raises:
         OSError: the picture cannot be written; it is named.
     """
-    figure = Figure(figsize=(15, 9), dpi=_DPI)
+    figure = new_figure(15, 9, dpi=_DPI)
     figure.subplots_adjust(left=0.05, right=0.985, top=0.95, bottom=0.28, wspace=0.12)
-    canvas = FigureCanvasAgg(figure)
     colors = class_colors(len(curves.classes)) / 255
     mean = curves.mean_precision()
     for i, axes in enumerate(figure.subplots(1, len(CURVE_IOUS), sharey=True)):
@@ -52,8 +50,7 @@ def draw_pr_curves(path: str | Path, curves: Curves) -> None:
                 axes.plot([], [], " ", label="lowest AP:")
             _draw_class(axes, curves, k, i, colors[k])
         _finish_panel(axes, curves, i)
-    canvas.draw()
-    save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    save_figure(path, figure)
 
 
 def _named_classes(curves: Curves, i: int) -> tuple[list[int], list[int]]:
@@ -74,7 +71,7 @@ def _until_zero(precision: np.ndarray) -> np.ndarray:
     return np.where(np.cumsum(is_zero) > 1, np.nan, precision)
 
 
-def _draw_class(axes: Axes, curves: Curves, k: int, i: int, color: np.ndarray) -> None:
+def _draw_class(axes: "Axes", curves: Curves, k: int, i: int, color: np.ndarray) -> None:
     curve = curves.classes[k]
     best = curve.best[i]
     label = f"{curve.name}  AP {curve.ap_at[i]:.3f}" + (f", score {best.threshold:.2f}" if best else "")
@@ -83,7 +80,7 @@ def _draw_class(axes: Axes, curves: Curves, k: int, i: int, color: np.ndarray) -
         axes.plot(best.recall, best.precision, "o", color=color, markersize=6, markeredgecolor="white", zorder=3)
 
 
-def _finish_panel(axes: Axes, curves: Curves, i: int) -> None:
+def _finish_panel(axes: "Axes", curves: Curves, i: int) -> None:
     axes.set_title(f"IoU {CURVE_IOUS[i]:.2f}", loc="left", fontweight="bold")
     best = curves.best[i]
     if best:
@@ -125,8 +122,7 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, class_names: Seq
     side = cell * len(names)
     far_margin = margin if len(names) > MANY_CLASSES else 0.3
     width, height = max(margin + side + far_margin, 9.0), margin + side + far_margin + 0.7
-    figure = Figure(figsize=(width, height), dpi=_DPI)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(width, height, dpi=_DPI)
     axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
     axes.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", vmin=0, vmax=1, aspect="equal")
     for row, column in zip(*np.nonzero(matrix)):
@@ -137,8 +133,7 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, class_names: Seq
     _label_cells(axes, names, fontsize=8 * enlargement**0.25)
     figure.text(0.1 / width, 1 - 0.3 / height, title, fontsize=11, fontweight="bold", va="center")
     figure.text(0.1 / width, 1 - 0.6 / height, subtitle, fontsize=9, va="center")
-    canvas.draw()
-    save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    save_figure(path, figure)
 
 
 def _chosen_classes(matrix: np.ndarray) -> np.ndarray:
@@ -151,7 +146,7 @@ def _chosen_classes(matrix: np.ndarray) -> np.ndarray:
     return np.append(np.sort(most), num_classes)
 
 
-def _label_cells(axes: Axes, names: list[str], fontsize: float) -> None:
+def _label_cells(axes: "Axes", names: list[str], fontsize: float) -> None:
     places = np.arange(len(names))
     far_too = len(names) > MANY_CLASSES  # names at all four sides
     axes.set_xticks(places, [*names[:-1], "background (missed)"], rotation=90, fontsize=fontsize)

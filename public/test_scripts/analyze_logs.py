@@ -16,18 +16,18 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from public import commands
-from public.drawing import save_image
 from public.reports.curves import COLORS, smoothed
+from public.reports.figures import new_figure, save_figure
 from public.reports.tables import STYLES, format_table
 from public.runs.records import RunRecord, find_runs, read_run, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LINE_STYLES = ("-", "--", ":", "-.")  # with COLORS: 28 runs that look different
 
@@ -140,8 +140,7 @@ def draw(
     legend_columns = max(1, min(len(names), 60 * columns // (max(map(len, names)) + 8)))
     legend_inches = 0.3 + 0.24 * -(-len(names) // legend_columns)
     height = 4.3 * num_rows + legend_inches
-    figure = Figure(figsize=(6.5 * columns + 0.5, height), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(6.5 * columns + 0.5, height)
     panels = figure.subplots(num_rows, columns, squeeze=False).ravel()
     handles = {}
     for axes, key in zip(panels, keys):
@@ -151,12 +150,11 @@ def draw(
     handles = {name: handles[name] for name in names if name in handles}
     figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=legend_columns, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - legend_inches / height))
-    canvas.draw()
-    save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    save_figure(path, figure)
 
 
 def _draw_panel(
-    axes: Axes, key: str, records: Sequence[RunRecord], names: Sequence[str], x: str, is_smooth: bool
+    axes: "Axes", key: str, records: Sequence[RunRecord], names: Sequence[str], x: str, is_smooth: bool
 ) -> dict[str, Any]:
     """The curves of one key; returns the line of each run, for the legend."""
     found = [record.curve(key, x) for record in records]

@@ -380,20 +380,6 @@ def test_errors_are_marked_where_they_are():
     assert color_at(right, 30, 150) == red
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn."""
-    drawn = []
-
-    class Recorder(plots.FigureCanvasAgg):
-        def __init__(self, figure):
-            super().__init__(figure)
-            drawn.append(figure)
-
-    monkeypatch.setattr(plots, "FigureCanvasAgg", Recorder)
-    return drawn
-
-
 def many_classes(num_classes):
     """One object of each class, all found but every third, with as many false positives as the class's number."""
     boxes = [[10.0 * k, 0.0, 10.0 * k + 8, 8.0] for k in range(num_classes)]

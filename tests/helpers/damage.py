@@ -198,7 +198,8 @@ COCO_DAMAGE = {  # as above; entry 1 of the annotations is 1001, of the images 3
     "no area": (annotation(area=None), "broken object", JSON, 1001, "annotation 1001 has the area None"),
     "negative area": (annotation(area=-4.0), "broken object", JSON, 1001, r"annotation 1001 has the area -4\.0"),
     "not an object": (
-        lambda r: edit(r, lambda c: c["annotations"].append("extra")), "broken object", JSON, None, "not an object with id.*extra"
+        lambda r: edit(r, lambda c: c["annotations"].append("extra")),
+        *("broken object", JSON, None, "not an object with id.*extra"),
     ),
     "height of a half": (image(height=48.5), "broken annotation", JSON, 31, r"image 31 has the height 48\.5"),
     "no height": (image(height=0), "broken annotation", JSON, 31, "image 31 has the height 0"),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from public.models.backbones import csp_darknet
 from public.models.backbones.csp_darknet import SPP, Focus
 from public.models.backbones.darknet import Bottleneck
 from public.models.image_classifier import Classifier
+from public.models.layers import StochasticDepth
 from public.weights.backbones.csp_darknet import one_convolution, rename
 from tests.helpers.backbone_checks import assert_close, build_on_meta, check_promises, num_parameters
 from tests.helpers.dark_backbones import (

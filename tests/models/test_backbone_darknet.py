@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import StochasticDepth
 
 from public.models.backbones import darknet
 from public.models.backbones.darknet import Bottleneck
 from public.models.image_classifier import Classifier
+from public.models.layers import StochasticDepth
 from public.weights.backbones.darknet import rename
 from tests.helpers.backbone_checks import (
     assert_close,

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.ops import StochasticDepth
 
+from public.models.attention import SqueezeExcitation
 from public.models.backbones import efficientnet
 from public.models.backbones.mobilenetv3 import InvertedResidual
+from public.models.layers import StochasticDepth
 from public.weights.backbones.efficientnet import rename
 from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import (
@@ -130,8 +131,8 @@ def test_batch_norm_and_activation_are_keywords():
     model = efficientnet.build("efficientnet_b0", num_classes=5, bn_eps=1e-3, bn_momentum=0.01, activation="hardswish")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
-    inside = [module for module in model.modules() if isinstance(module, torchvision.ops.SqueezeExcitation)]
-    assert {type(module.activation) for module in inside} == {nn.SiLU}
+    inside = [module for module in model.modules() if isinstance(module, SqueezeExcitation)]
+    assert {type(module.act) for module in inside} == {nn.SiLU}
     assert isinstance(model.backbone.stem.act, nn.Hardswish)
     with pytest.raises(TypeError, match="head_bias"):
         efficientnet.build("efficientnet_b0", num_classes=5, head_bias=True)

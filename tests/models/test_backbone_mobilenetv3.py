@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.backbones import mobilenetv3
 from public.models.backbones.mobilenetv3 import InvertedResidual, round_channels
+from public.models.layers import StochasticDepth
 from public.weights.backbones.mobilenetv3 import keywords, rename
 from tests.helpers.backbone_checks import (
     build_on_meta,

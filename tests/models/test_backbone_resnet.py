@@ -7,10 +7,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.backbones import resnet
 from public.models.backbones.resnet import ResidualBlock
+from public.models.layers import StochasticDepth
 from public.weights.backbones.resnet import rename
 from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import (

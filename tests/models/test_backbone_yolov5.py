@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from public.models.backbones import csp_darknet, yolov5
 from public.models.backbones.darknet import Bottleneck
+from public.models.layers import StochasticDepth
 from tests.helpers.backbone_checks import (
     assert_close,
     build_on_meta,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models import create_model, list_models
 from public.models.backbones import NETWORKS, published_classes
 from public.models.fuse import fuse
+from public.models.layers import StochasticDepth
 from public.weights.convert import convert
 from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import oracle_state, scatter_batch_norms

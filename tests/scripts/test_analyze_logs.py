@@ -31,19 +31,6 @@ def analyze(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    drawn = []
-
-    class Recorder(analyze_logs.FigureCanvasAgg):
-        def __init__(self, figure):
-            super().__init__(figure)
-            drawn.append(figure)
-
-    monkeypatch.setattr(analyze_logs, "FigureCanvasAgg", Recorder)
-    return drawn
-
-
-@pytest.fixture
 def experiment(tmp_path):
     """Two runs: one finished with its best evaluation in the middle, one under way."""
     folder = write_experiment(tmp_path / "net_data")

@@ -7,7 +7,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import StochasticDepth
 
 import public
 from public import command_line
@@ -18,6 +17,7 @@ from public.families import SETTINGS_CLASSES
 from public.families.image_classifier import ImageClassifier
 from public.input import ImageError, normalise
 from public.models import create_model
+from public.models.layers import StochasticDepth
 from public.parallel import collectives
 from public.protocols import Progress
 from public.runs.experiment import load_experiment

@@ -8,23 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from public.reports import curves as plots
 from public.reports.curves import draw_curves, smoothed
 from tests.helpers.places import REPOSITORY
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn."""
-    drawn = []
-
-    class Recorder(plots.FigureCanvasAgg):
-        def __init__(self, figure):
-            super().__init__(figure)
-            drawn.append(figure)
-
-    monkeypatch.setattr(plots, "FigureCanvasAgg", Recorder)
-    return drawn
 
 
 def train(step, loss, **terms):

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, RepVGGBlock, initialise_convs
+from public.models.layers import ConvBNAct, RepVGGBlock, StochasticDepth, initialise_convs
 
 CHANNELS = (64, 128, 256, 512, 1024)  # of the stem and the four stages at width 1
 BLOCKS = (3, 6, 6, 3)  # of the four stages at depth 1
@@ -46,7 +45,7 @@ class RepBasicBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvBNAct(channels, channels, 3, activation=activation)
         self.conv2 = RepVGGBlock(channels, channels, activation=activation, use_alpha=use_alpha)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.use_shortcut = use_shortcut
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

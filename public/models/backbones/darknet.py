@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct
+from public.models.layers import ConvBNAct, StochasticDepth
 
 STEM_CHANNELS = 32
 STRIDES = (2, 4, 8, 16, 32)
@@ -63,7 +62,7 @@ class Bottleneck(nn.Module):
         self.conv1 = conv1
         self.conv2 = conv2
         self.use_shortcut = use_shortcut
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv2(self.conv1(x))

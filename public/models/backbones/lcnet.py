@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import SqueezeExcitation
 
+from public.models.attention import SqueezeExcitation
 from public.models.backbone import Backbone, GlobalAveragePool
 from public.models.backbones.mobilenetv3 import round_channels
 from public.models.image_classifier import Classifier

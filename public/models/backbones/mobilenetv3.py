@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torchvision.ops import SqueezeExcitation, StochasticDepth
 
+from public.models.attention import SqueezeExcitation
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct
+from public.models.layers import ConvBNAct, StochasticDepth
 
 STEM_CHANNELS = 16
 LAST_EXPANSION = 6  # channels of the last 1x1 convolution, in multiples of the last block's
@@ -117,7 +117,7 @@ class InvertedResidual(nn.Module):
         )
         self.squeeze = SqueezeExcitation(expanded, shape.squeezed, squeeze_activation, gate) if shape.squeezed else None
         self.project = ConvBNAct(expanded, shape.out_channels, 1, activation="none", **bn)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.has_shortcut = shape.has_shortcut
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
+from public.models.attention import SqueezeExcitation
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, make_activation
+from public.models.layers import ConvBNAct, StochasticDepth, make_activation
 
 STEM_CHANNELS = 32
 STRIDES = (4, 8, 16, 32)  # of the stages, each of which halves the resolution
@@ -72,24 +72,6 @@ def stage_shapes(name: str, *, rounding: str = "even") -> tuple[list[int], list[
     return [group_width * count for count in groups], depths
 
 
-class SqueezeExcitation(nn.Module):
-    """Each channel times a gate in (0, 1), which two linear layers compute from all channel means.
-
-    The middle layer has `squeezed` channels and ReLU, the gate is a sigmoid.  (B, C, H, W) -> the same.
-    """
-
-    def __init__(self, channels: int, squeezed: int):
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.act = nn.ReLU()
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        means = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        return x * self.gate(self.fc2(self.act(self.fc1(means))))
-
-
 class YBlock(nn.Module):
     """act(shortcut + 1x1 (squeeze and excitation (grouped 3x3 (1x1 x)))), all of `out_channels`: no bottleneck.
 
@@ -120,7 +102,7 @@ class YBlock(nn.Module):
         self.conv2 = ConvBNAct(out_channels, out_channels, 3, stride=stride, groups=groups, activation=activation, **bn)
         self.se = SqueezeExcitation(out_channels, in_channels // SQUEEZE_RATIO)
         self.conv3 = ConvBNAct(out_channels, out_channels, 1, activation="none", **bn)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = ConvBNAct(in_channels, out_channels, 1, stride=stride, activation="none", **bn)

@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, batch_norm_factors, conv_and_activation, fold_batch_norm, make_activation
+from public.models.layers import (
+    ConvBNAct,
+    StochasticDepth,
+    batch_norm_factors,
+    conv_and_activation,
+    fold_batch_norm,
+    make_activation,
+)
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages at width 1
 STRIDES = (4, 8, 16, 32)  # of their maps
@@ -62,7 +68,7 @@ class ThreeBranchBlock(nn.Module):
         self.pointwise = ConvBNAct(in_channels, out_channels, 1, **options)
         has_identity = stride == 1 and in_channels == out_channels
         self.identity = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=bn_momentum) if has_identity else None
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.act = make_activation(activation, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -20,12 +20,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.attention import CoordinateAttention, check_attention
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, make_activation
+from public.models.layers import ConvBNAct, StochasticDepth, make_activation
 
 WIDTH = 64  # channels of the stem and of the first stage before expansion; each further stage has twice as many
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -81,7 +80,7 @@ class ResidualBlock(nn.Module):
             ]
         self.layers = nn.Sequential(OrderedDict((f"conv{i}", layer) for i, layer in enumerate(layers, start=1)))
         self.attention = CoordinateAttention(out_channels, **bn) if attention == "coordinate" else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = ConvBNAct(in_channels, out_channels, 1, stride=stride, activation="none", **bn)

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from public.models.attention import BiasedConvBNAct, CoordinateAttention, check_attention
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, make_activation
+from public.models.layers import ConvBNAct, StochasticDepth, make_activation
 
 STEM_CHANNELS = 32
 FIRST_CHANNELS = 16  # of the first block, at width 1
@@ -114,7 +113,7 @@ class LinearBottleneck(nn.Module):
             self.attention = SqueezeExcitation(expanded, shape.squeezed, **bn)
         self.act = make_activation(depthwise_activation, expanded)
         self.project = ConvBNAct(expanded, shape.out_channels, 1, activation="none", **bn)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
         self.has_shortcut = shape.has_shortcut
         self.num_added = shape.out_channels - shape.in_channels
 

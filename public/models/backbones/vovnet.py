@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from public.models.backbone import Backbone, GlobalAveragePool, check_drop_path
 from public.models.backbones.cspresnet import EffectiveSE
 from public.models.image_classifier import Classifier
-from public.models.layers import ConvBNAct, conv_and_activation, fold_batch_norm, make_activation
+from public.models.layers import ConvBNAct, StochasticDepth, conv_and_activation, fold_batch_norm, make_activation
 
 STRIDES = (4, 8, 16, 32)  # of the stages
 STEM = (64, 64, 128)  # channels of the three convolutions; the depthwise networks keep 64
@@ -116,7 +115,7 @@ class OSABlock(nn.Module):
         self.concat = ConvBNAct(in_channels + num_layers * middle, out_channels, 1, **common)
         self.attn = EffectiveSE(out_channels) if use_attention else None
         self.use_shortcut = use_shortcut
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outputs = [x]
