@@ -132,6 +132,17 @@ class IsA:
         return f"{self.name}(...)"
 
 
+@dataclass(frozen=True)
+class GoesWithEpochs:
+    """No range: a number of epochs, or several, chosen for the length of the run; `scale_epochs` moves them with it."""
+
+    def holds(self, value: Any) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return ""
+
+
 Count = Annotated[int, Within(1)]
 Natural = Annotated[int, Within(0)]
 Positive = Annotated[float, Within(0, without_low=True)]
@@ -212,7 +223,7 @@ def describe_type(hint: Any) -> str:
     """A type hint in a user's words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        ranges = [str(rule) for rule in arguments[1:]]
+        ranges = [str(rule) for rule in arguments[1:] if str(rule)]
         if any(isinstance(rule, Offers | IsA | IsSettings) for rule in arguments[1:]):
             return ", ".join(ranges)
         return " ".join([describe_type(arguments[0]), *ranges])

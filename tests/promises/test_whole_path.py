@@ -89,6 +89,20 @@ def test_the_loss_of_the_experiment_itself_is_trained(trained, fresh):
     assert second["loss"] == first["loss"] / 2, "half of a binary number is exact"
 
 
+def test_transforms_of_the_first_epochs_end_on_a_page(trained, fresh):
+    """The flips of the page end with its second epoch: the steps before are those of the page without an end."""
+    config = fresh.folder / "config.py"
+    page = config.read_text()
+    for old in ("RandomFlip(prob=0.5)", 'BatchRandomResize(sizes=(64, 96), interpolations=("linear", "nearest"))'):
+        assert old in page
+        page = page.replace(old, f"Until(epoch=2, transforms=({old},))")
+    config.write_text(page.replace("\n\nfrom .loss", "\nfrom public.transforms.rules import Until\n\nfrom .loss"))
+    fresh.train()
+    whole, ended = ([line for line in read_metrics(e.runs[0]) if line["kind"] == "train"] for e in (trained, fresh))
+    assert ended[:6] == whole[:6]
+    assert ended[6]["loss"] != whole[6]["loss"]
+
+
 def test_same_bits_twice_and_from_another_folder(trained, fresh):
     fresh.train(cwd=fresh.data_root)
     assert fresh.digests() == trained.digests()
