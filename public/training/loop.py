@@ -267,7 +267,7 @@ class Trainer:
             self.task.draw_predictions(self.run.path / "pictures")
             if count := self.task.write_bad_samples(self.run.path):
                 reporter.line(f"{count} training pictures could not be used, others took their places: bad_samples.txt")
-            draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png")
+            draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png", self.config.best_metric)
         self.save()
         reporter.skip_time()
 

@@ -16,7 +16,7 @@ from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
 from public.parts import decide_lent, own_parameters, state_of
-from public.precision import place
+from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, find_data_root, load_experiment
@@ -77,7 +77,7 @@ def train(
             state.load_state_dict(opening.checkpoint)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
-        for note in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
+        for note in [*parsed.notes, slow_on(config.precision, device), *task.describe(), task.worker_note, *notes]:
             if note:
                 reporter.line(note)
         if collectives.rank() == 0:
