@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from public.config import freeze
+from public.experiment_files import file_hashes, library_hash
 from public.files import REPOSITORY
 from public.parallel import collectives
-from public.runs.experiment import Experiment, file_hashes, library_hash
+from public.runs.experiment import Experiment
 
 PACKAGES = (
     "torch",

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import IO
 
 from public.config import TrainingConfig, differences, freeze
+from public.experiment_files import experiment_files
 from public.files import write_whole
 from public.runs.checkpoint import has_checkpoint
-from public.runs.experiment import Experiment, experiment_files, load_experiment, run_copy
+from public.runs.experiment import Experiment, load_experiment, run_copy
 from public.runs.manifest import CODE, code_change
 
 LOG_FILES = ("train.log", "metrics.jsonl", "digests.jsonl")

@@ -16,7 +16,17 @@ from public.files import REPOSITORY
 FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
-        *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
+        *(
+            "input",
+            "points",
+            "precision",
+            "files",
+            "safe_pickle",
+            "checkpoint_files",
+            "experiment_files",
+            "drawing",
+            "random_streams",
+        ),
         *("protocols", "commands", "settings", "parts"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
@@ -38,6 +48,7 @@ SIDEWAYS: dict[str, set[str]] = {
     "input": {"settings"},
     "checkpoint_files": {"files"},
     "drawing": {"files"},
+    "experiment_files": {"files"},
     "command_line": {"config"},
     "parallel": {"config"},
     "tasks": {"reports"},

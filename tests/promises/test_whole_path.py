@@ -114,6 +114,33 @@ def test_workers_prefetch_and_print_interval_change_no_bit(trained, fresh):
     assert fresh.digests() == trained.digests()
 
 
+@pytest.mark.slow
+def test_workers_of_a_system_without_fork_change_no_bit(trained, fresh, tmp_path):
+    """As on macOS: each worker is a new interpreter, which has to find the classes of the experiment's own folder."""
+    config = fresh.folder / "config.py"
+    page = config.read_text().replace("from public.transforms.flip import RandomFlip\n", "")
+    config.write_text(page.replace("from .loss", "from .flip import RandomFlip\nfrom .loss"))
+    lines = (
+        "from dataclasses import dataclass\n\nfrom public.transforms import flip\n\n",
+        "@dataclass(frozen=True, kw_only=True)\nclass RandomFlip(flip.RandomFlip):\n    pass\n",
+    )
+    (fresh.folder / "flip.py").write_text("".join(lines))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import multiprocessing\n\nmultiprocessing.set_start_method('spawn')\n"
+    )
+    done = subprocess.run(
+        fresh.command("--num_workers", "1"),
+        env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "multiprocessing/spawn.py" not in done.stderr
+    assert fresh.digests() == trained.digests()
+
+
 def test_another_seed_gives_other_weights(trained, fresh):
     fresh.train("--seed", "1")
     assert fresh.digests()["weights"] != trained.digests()["weights"]
