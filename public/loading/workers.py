@@ -236,7 +236,9 @@ class Portable:
         return self.content(*args)
 
     def __getstate__(self) -> dict:
-        return {"packages": added_packages(), "content": pickle.dumps(self.content)}
+        content = pickle.dumps(self.content)
+        used = {name: folder for name, folder in added_packages().items() if name.encode() in content}
+        return {"packages": used, "content": content}
 
     def __setstate__(self, state: dict) -> None:
         add_packages_again(state["packages"])
