@@ -166,7 +166,14 @@ def git_state() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, timeout=20)
+        command = [
+            "git",
+            "--no-optional-locks",
+            "-C",
+            str(REPOSITORY),
+            *arguments,
+        ]  # a kill would leave index.lock behind
+        done = subprocess.run(command, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="backslashreplace") if done.returncode == 0 else None

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import cv2
 import pytest
@@ -24,6 +23,7 @@ from public.tasks.detection import DetectionTask
 from public.training.reporter import Reporter
 from tests.helpers import forked_training
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest, read_metrics
+from tests.helpers.forked_commands import run_python
 from tests.helpers.numerics import assert_within_rounding
 from tests.helpers.plain_steps import plain_steps
 from tests.helpers.processes import run_processes
@@ -212,20 +212,15 @@ def test_extended_run_is_a_new_run_and_equals_the_longer_one(trained, fresh):
 
 
 def test_a_second_process_is_kept_out(fresh):
-    process = subprocess.Popen(
-        fresh.command("--epochs", "200"), env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL
-    )
+    training = forked_training.Training(fresh, "--epochs", "200")
     try:
-        while not any(fresh.folder.glob("runs/*/latest.pth")):
-            assert process.poll() is None
-            time.sleep(0.05)
+        training.until("after epoch 1")
         (run,) = fresh.runs
         assert "another process is working on" in fresh.train("--epochs", "200", "--resume", run.name, fails=True)
         log = fresh.train("--epochs", "200", "--max_steps", "1")
         assert log.startswith("starting from scratch")
     finally:
-        process.kill()
-        process.wait()
+        training.kill()
 
 
 @pytest.mark.parametrize(
@@ -429,9 +424,9 @@ def test_coco_data(fresh, tmp_path):
     fresh.train("--epochs", "1")
     best = load_checkpoint(fresh.runs[0] / "best.pth")
     assert best["class_names"] == list(TINY_CLASSES)
-    environment = ENVIRONMENT | {"PYTHON": fresh.command()[0]}
-    script = [str(fresh.folder / "test.sh"), "--data_root", str(fresh.data_root), "--device", "cpu"]
-    subprocess.run(script, env=environment, capture_output=True, check=True)
+    place = ("--data_root", fresh.data_root, "--device", "cpu")
+    done = run_python(["-m", "public.test_scripts.evaluate", fresh.folder, *place])
+    assert done.returncode == 0, done.stderr
     found = json.loads((fresh.runs[0] / "best_val_detections.json").read_text())
     assert {d["category_id"] for d in found} <= {3, 17, 90}
     assert {d["image_id"] for d in found} <= {10 + 7 * i for i in range(9)}

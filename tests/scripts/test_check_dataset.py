@@ -4,10 +4,8 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from public.reports import data_statistics as statistics
 from public.reports.data_statistics import describe
 from public.test_scripts import check_dataset
 from tests.helpers.damage import COCO_DAMAGE, JSON, VOC_DAMAGE, change_xml, edit, picture, second_box, xml
+from tests.helpers.forked_commands import run_python
 from tests.helpers.places import REPOSITORY
 from tests.helpers.tiny_data import write_coco, write_voc, write_voc_xml
 
@@ -272,9 +271,7 @@ def test_the_command_writes_its_pages_beside_and_ends_with_status_1(voc, tmp_pat
     before = digest(voc)
     cwd = tmp_path / "elsewhere"
     cwd.mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "public.test_scripts.check_dataset", str(voc), "--workers", "2"]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    done = run_python(["-m", "public.test_scripts.check_dataset", voc, "--workers", "2"], cwd=cwd)
     assert done.returncode == 1, done.stdout + done.stderr
     assert digest(voc) == before
     kinds = [*(VOC_DAMAGE[name][1] for name in names), "inverted box"]
