@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.backends import backend_agg
 
 from public.config import DetectionConfig
+from public.reports import figure_canvas
 from public.runs.experiment import load_experiment
 from tests.helpers.places import HELPERS, SHARED
 
@@ -48,10 +48,10 @@ def figures(monkeypatch) -> list:
     """The figures of matplotlib that the test draws, in their order."""
     drawn = []
 
-    class Recorder(backend_agg.FigureCanvasAgg):
+    class Recorder(figure_canvas.LetteringCanvas):
         def __init__(self, figure):
             super().__init__(figure)
             drawn.append(figure)
 
-    monkeypatch.setattr(backend_agg, "FigureCanvasAgg", Recorder)
+    monkeypatch.setattr(figure_canvas, "LetteringCanvas", Recorder)
     return drawn
