@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from public.settings import Count, OneOf, Positive, Within, check
+from public.text import shown
 
+FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
 INTERPOLATIONS = {
@@ -40,7 +42,7 @@ class ImageError(ValueError):
     """
 
     def __init__(self, message: str, kind: str = "unreadable picture"):
-        super().__init__(message)
+        super().__init__(shown(message))
         self.kind = kind
 
 
@@ -262,14 +264,23 @@ def read_size(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]
     return (stored[::-1] if is_on_its_side else stored), stored
 
 
+def has_picture_inside(path: str | os.PathLike) -> bool:
+    """Whether the file `path` begins as a picture does in one of FORMATS, whatever its name."""
+    try:
+        with Image.open(os.fspath(path), formats=FORMATS):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the second: no file can have this name
+        raise ImageError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
     if not data:
         raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.", "empty picture")
     return data

@@ -116,7 +116,7 @@ def hash_files(files: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()} {len(content)}\n") + content)
     return digest.hexdigest()
 
 
@@ -145,7 +145,7 @@ def _load_package(folder: Path) -> types.ModuleType:
     """
     files = experiment_files(folder)
     content = hash_files(files, folder)
-    name = "encore_experiment_" + hashlib.sha256(f"{folder} {content}".encode()).hexdigest()[:16]
+    name = "encore_experiment_" + hashlib.sha256(os.fsencode(f"{folder} {content}")).hexdigest()[:16]
     if name not in sys.modules:
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]

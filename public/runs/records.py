@@ -176,7 +176,7 @@ def _with_remarks(record: RunRecord) -> RunRecord:
 
 def _read_json(path: Path, notes: list[str]) -> dict:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         notes.append(f"no {path.name}")
         return {}
