@@ -23,6 +23,7 @@ from public.datasets.annotations import (
 )
 from public.datasets.defects import Defect, OnDefect, stop
 from public.settings import Name, check
+from public.text import file_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,10 @@ def _brief(item):
 def _image_problem(item, image_id, file_name, height, width):
     if not isinstance(file_name, str) or not file_name:
         return f"image {image_id} has the file_name {file_name!r}, not the name of a file"
+    try:
+        file_named(file_name)
+    except ValueError as error:
+        return f"image {image_id}: {error}"
     for name, side in (("height", height), ("width", width)):
         if type(side) not in NUMBERS or not 1 <= side < 2**31 or side != int(side):
             return f"image {image_id} has the {name} {side!r}, not a whole number of pixels from 1"
@@ -282,7 +287,7 @@ def _classes(path, ids, annotations, class_names):
 
 def _written_images(path, images):
     return WrittenImages(
-        names=[image["file_name"] for image in images],
+        names=[file_named(image["file_name"]) for image in images],
         ids=[image["id"] for image in images],
         heights=[image["height"] for image in images],
         widths=[image["width"] for image in images],
