@@ -1,10 +1,11 @@
 """The repository's folder, files that appear whole or not at all, and how many a process may hold open."""
 
+import json
 import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from public.text import to_bytes
 
@@ -46,6 +47,31 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object], keep: st
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` in UTF-8, whole or not at all; what UTF-8 cannot hold is escaped.  Raises as `write_whole`."""
     write_whole(path, lambda file: file.write(to_bytes(text)))
+
+
+def read_json(path: str | Path) -> Any:
+    """What the JSON file `path` holds; some programs begin a text with a mark, which is no part of it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, naming it and the place; or it is nested deeper than any file of use.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {_in_one_line(error)}") from error
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """As `read_json`, of a file that has to hold an object, {...}."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(value).__name__}, not an object with names")
+    return value
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _flush_folder(folder: Path) -> None:

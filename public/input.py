@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from public.settings import Count, OneOf, Positive, Within, check
+from public.settings import OneOf, Positive, Side, Within, check
 from public.text import shown
 
 FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
@@ -63,7 +63,7 @@ class InputSpec:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[Count, Count]
+    size: tuple[Side, Side]
     resize: Literal["stretch", "letterbox"]
     interpolation: Interpolation
     padding: Annotated[int, Within(0, 255)]
@@ -91,8 +91,8 @@ class ClassificationInput:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[Count, Count]
-    shorter_side: Count
+    size: tuple[Side, Side]
+    shorter_side: Side
     interpolation: Interpolation
     color_order: Literal["rgb", "bgr"]
     scale: Positive

@@ -20,6 +20,7 @@ from typing import Any
 ESCAPED = "escaped"  # how codecs call the rule: "猫".encode("ascii", ESCAPED)
 _HALVES = re.compile("[\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # the halves by which os.fsdecode keeps the bytes 0x80 .. 0xff
+PLAIN = {bool, int, float, str}
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -43,6 +44,24 @@ codecs.register_error(ESCAPED, _escape_part)
 def shown(text: str) -> str:
     """`text`, such as a file's name, in one line that can be printed: with control characters and bytes escaped."""
     return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
+
+
+def shorten(text: str, length: int = 100) -> str:
+    """`text`, or its beginning and two points: a value in a message may be a number of 400 digits."""
+    return text if len(text) <= length else f"{text[:length]}.."
+
+
+def brief(value: object) -> str:
+    """A value of unknown kind for a message: plain ones and short lists of them as they are, of others what they are."""
+    if (
+        isinstance(value, list | tuple)
+        and len(value) <= 8
+        and all(item is None or type(item) in PLAIN for item in value)
+    ):
+        return shorten(repr(value))
+    if isinstance(value, dict | list | tuple | set):
+        return f"a {type(value).__name__} of {len(value)}"
+    return shorten(repr(value)) if value is None or type(value) in PLAIN else f"a {type(value).__name__}"
 
 
 def to_bytes(text: str) -> bytes:

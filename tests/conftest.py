@@ -15,6 +15,12 @@ from tests.helpers.places import HELPERS, SHARED
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-cases", type=int, default=300, help="cases of each kind of file in test_fuzz.py (%(default)s)"
+    )
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """One torch thread in every test, whatever the tests before it set."""

@@ -103,7 +103,8 @@ def load(path: str | Path, device: str = "auto", settings=None) -> TrainedClassi
 def _check_is_whole(path: Path, checkpoint: dict) -> None:
     if checkpoint.get("part") == "backbone":
         raise ValueError(f"{path} holds a backbone only, to start a training from; a classifier needs all its weights")
-    missing = [key for key in ("num_classes", "class_names", "input") if key not in checkpoint]
+    settings = "classifier" if "classifier" in checkpoint else "model_name"
+    missing = [key for key in ("num_classes", "class_names", "input", settings) if key not in checkpoint]
     if missing or not is_classifier(checkpoint):
         what = "a detector's checkpoint" if "detector" in checkpoint else f"without {', '.join(missing) or 'settings'}"
         raise ValueError(

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from public.checkpoint_files import load_checkpoint
-from public.config import thaw
-from public.inference.trained import build_trained, recorded_settings
+from public.inference.trained import build_trained, recorded_settings, thawed
 from public.input import InputSpec, as_picture, normalise, prepare, to_image
 from public.parallel.processes import choose_device
 
@@ -96,7 +95,7 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
     return Detector(
         model=build_trained(path, checkpoint, settings),
         decoder=settings.build_decoder(),
-        spec=thaw({"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
+        spec=thawed(path, {"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
         class_names=tuple(checkpoint["class_names"]),
         device=choose_device(device),
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from public.config import TrainingConfig, differences, freeze
-from public.files import write_text
+from public.files import read_json_object, write_text
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, experiment_files, load_experiment, run_copy
 from public.runs.manifest import CODE, code_change
@@ -109,10 +109,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict:
         """Raises ValueError, naming the file, where it is damaged."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path / name} is damaged: {error}") from error
+        return read_json_object(self.path / name)
 
     @property
     def manifest(self) -> dict:

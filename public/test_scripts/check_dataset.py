@@ -31,7 +31,7 @@ from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
 from public.datasets.preparing import checks, class_checks
 from public.datasets.voc import read_voc_folder
-from public.files import write_text
+from public.files import read_json, write_text
 from public.reports import data_statistics as statistics
 from public.runs.experiment import Experiment, find_data_root, load_experiment
 
@@ -185,7 +185,7 @@ def _find_images(path: Path) -> Path:
     around += [above / split, above / "images" / split, above / "images", above / "JPEGImages"]
     present = [folder for folder in around if folder.is_dir()]
     try:
-        names = [image["file_name"] for image in json.loads(path.read_text(encoding="utf-8-sig"))["images"]][:100]
+        names = [image["file_name"] for image in read_json(path)["images"]][:100]
     except (ValueError, KeyError, TypeError):
         return present[0]  # reading the json says what is wrong with it
     for folder in present:

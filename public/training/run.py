@@ -21,7 +21,7 @@ from public.precision import place
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, find_data_root, load_experiment
-from public.runs.opening import open_on_rank_0
+from public.runs.opening import Opening, open_on_rank_0
 from public.runs.run_folder import RunFolder
 from public.tasks import make_task
 from public.tasks.base import BaseTask
@@ -77,7 +77,7 @@ def train(
         for line in opening.lines:
             reporter.line(line)
         if opening.checkpoint:
-            state.load_state_dict(opening.checkpoint)
+            _load(state, opening)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
         for note in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
@@ -110,6 +110,14 @@ def train(
             reporter.close()
         run.close()
     return metrics
+
+
+def _load(state: TrainingState, opening: Opening) -> None:
+    """Puts the state of the checkpoint back; an error names its file."""
+    try:
+        state.load_state_dict(opening.checkpoint or {})
+    except ValueError as error:
+        raise ValueError(f"{opening.source}: {error}") from error
 
 
 def _end_with_a_line(error: Exception, advice: str, run: RunFolder, reporter: Reporter) -> None:
