@@ -3,11 +3,13 @@
 import hashlib
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from public.files import write_whole
+from public.text import brief, shorten
 
 
 def save_atomic(value: dict, path: Path) -> None:
@@ -38,7 +40,47 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} is not a checkpoint of this project: it has no entry 'model'. Weights of other projects are converted "
             "by python -m public.weights.convert"
         )
+    _check_entries(path, value)
     return value
+
+
+def _check_entries(path: Path, checkpoint: dict) -> None:
+    """Raises ValueError, naming file and entry, where one that this project knows is of another kind."""
+    for name, (needed, is_right) in ENTRIES.items():
+        if name in checkpoint and not is_right(checkpoint[name]):
+            raise ValueError(f"{path} is damaged: its entry {name!r} has to be {needed}, not {brief(checkpoint[name])}")
+    names, count = checkpoint.get("class_names"), checkpoint.get("num_classes")
+    if names and count is not None and len(names) != count:
+        raise ValueError(f"{path} is damaged: it names {len(names)} classes and says num_classes = {count}")
+
+
+def is_state(value: object) -> bool:
+    """Whether it is a state dict: names with tensors."""
+    return isinstance(value, dict) and all(isinstance(n, str) and torch.is_tensor(v) for n, v in value.items())
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number from 0, of at most 63 bits; True is none."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+ENTRIES: dict[str, tuple[str, Callable[[object], bool]]] = {  # of a checkpoint: in words, and whether a value is that
+    "model": ("a dict of names and tensors", is_state),
+    "model_name": ("a text", lambda value: isinstance(value, str)),
+    "num_classes": ("a number from 1, or None", lambda value: value is None or (is_count(value) and value != 0)),
+    "class_names": ("a list of names", _are_names),
+    "part": ("a text", lambda value: isinstance(value, str)),
+    "training": ("a dict", _is_dict),
+    "step": ("a number from 0", is_count),
+} | {name: ("a dict with names", _is_dict) for name in ("input", "detector", "classifier", "keywords", "metrics")}
 
 
 def why_unreadable(error: Exception) -> str:
@@ -49,7 +91,7 @@ def why_unreadable(error: Exception) -> str:
         )
     if isinstance(error, pickle.UnpicklingError | EOFError):
         return "it is damaged, or torch.save has not written it"
-    return str(error).splitlines()[0].split(". ")[0]
+    return shorten((str(error).splitlines() or [type(error).__name__])[0].split(". ")[0], 300)
 
 
 def digest(state: dict[str, torch.Tensor]) -> str:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from public.text import let_everything_be_printed
+
 
 def make_parser(name: str, description: str, *, experiment: str | None = "one") -> argparse.ArgumentParser:
     """A parser for the command `name`, whose --help begins with `description`.
@@ -47,6 +49,7 @@ def add_output(parser: argparse.ArgumentParser, description: str) -> None:
 
 def call(function: Callable, arguments: argparse.Namespace) -> object:
     """`function(arguments)`; an error of the input ends the program with one line and status 1."""
+    let_everything_be_printed()
     try:
         return function(arguments)
     except BrokenPipeError:  # `... | head` has read enough

@@ -27,6 +27,7 @@ from public.settings import (
     Positive,
     check,
 )
+from public.text import brief, shorten
 
 DataSet = Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]
 Ending = Annotated[Any, IsA("Until")]  # transforms of the first epochs: public.transforms.rules
@@ -158,23 +159,36 @@ def thaw(frozen: Any, classes: dict[str, type]) -> Any:
     A field with a default that is not there, because it is younger than the run, takes it.
 
     Raises:
-        ValueError: naming an unknown class, or the fields that are missing or unknown.
+        ValueError: naming an unknown class, the fields that are missing or unknown, or a value that makes no sense.
     """
+    try:
+        return _thaw(frozen, classes)
+    except RecursionError as error:
+        raise ValueError("the settings are nested deeper than any settings are") from error
+    except (TypeError, ArithmeticError) as error:  # of a class that computes with its fields
+        raise ValueError(f"the settings make no sense: {error}") from error
+
+
+def _thaw(frozen: Any, classes: dict[str, type]) -> Any:
     if isinstance(frozen, list):
-        return tuple(thaw(item, classes) for item in frozen)
+        return tuple(_thaw(item, classes) for item in frozen)
     if not isinstance(frozen, dict):
         return frozen
     if len(frozen) != 1:
-        raise ValueError(f"the settings must name one class with its fields where they have {sorted(frozen)}")
+        found = shorten(str(sorted(map(str, frozen))))
+        raise ValueError(f"the settings must name one class with its fields where they have {found}")
     ((name, values),) = frozen.items()
     if name not in classes:
-        raise ValueError(f"the settings name the class {name}, which is not among {', '.join(sorted(classes))}")
+        known = ", ".join(sorted(classes))
+        raise ValueError(f"the settings name the class {shorten(str(name))}, which is not among {known}")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"the settings name the class {name} with {brief(values)}, not with its fields")
     known = {f.name: f.default is not dataclasses.MISSING for f in fields(classes[name])}
     missing = sorted(field for field, has_default in known.items() if field not in values and not has_default)
     unknown = sorted(values.keys() - known.keys())
     if missing or unknown:
         raise ValueError(f"the settings of {name} do not fit its class: missing {missing}, unknown {unknown}")
-    return classes[name](**{key: thaw(item, classes) for key, item in values.items()})
+    return classes[name](**{key: _thaw(item, classes) for key, item in values.items()})
 
 
 def classes_of(value: Any) -> dict[str, type]:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from public.files import write_whole
+from public.lettering import text_width, write
+from public.text import shown
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 MIN_TEXT_HEIGHT = 7  # height of a capital in pixels, below which letters run together
 MAX_LABELLED = 1 / 3  # part of a picture that labels may cover; beyond it the least important boxes have none
 MAX_ENLARGED = 4  # longer side of an enlarged picture, in shorter sides asked for
@@ -187,7 +188,7 @@ def _style(line_width: int, text_height: int) -> Style:
 
 def _chip_size(text: str, style: Style) -> tuple[int, int]:
     """(width, height) of a label."""
-    return _text_width(text, style.text_height) + 2 * style.padding, style.text_height + 2 * style.padding
+    return text_width(text, style.text_height) + 2 * style.padding, style.text_height + 2 * style.padding
 
 
 def _visible_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -258,43 +259,7 @@ def _overlap(box: tuple[int, int, int, int], others: np.ndarray) -> np.ndarray:
 def _draw_chip(image: np.ndarray, chip: Chip, style: Style) -> None:
     x1, y1, x2, y2 = chip.box
     image[max(y1, 0) : y2, max(x1, 0) : x2] = chip.color
-    _write(image, chip.text, (x1 + style.padding, y2 - style.padding), style.text_height, text_color(chip.color))
-
-
-# Text
-
-
-def _text_width(text: str, height: int) -> int:
-    """Width in pixels of `text` whose capitals are `height` pixels high."""
-    enlargement, scale, stroke = _font(height)
-    return -(-cv2.getTextSize(text, FONT, scale, stroke)[0][0] // enlargement)
-
-
-def _write(image: np.ndarray, text: str, baseline: tuple[int, int], height: int, color: tuple[int, int, int]) -> None:
-    """Writes `text` into `image`, its lower left corner at `baseline` (x, y) and its capitals `height` pixels high."""
-    x, y = baseline
-    enlargement, scale, stroke = _font(height)
-    margin = height  # above the capitals and below the baseline, for accents and descenders
-    width = _text_width(text, height) + margin
-    cover: np.ndarray = np.zeros(((height + 2 * margin) * enlargement, width * enlargement), dtype=np.uint8)
-    cv2.putText(cover, text, (0, (height + margin) * enlargement), FONT, scale, 255, stroke, cv2.LINE_AA)
-    cover = cv2.resize(cover, (width, height + 2 * margin), interpolation=cv2.INTER_AREA)[..., None] / 255
-
-    top = y - height - margin
-    first_row, first_column = max(0, -top), max(0, -x)
-    region = image[max(0, top) : y + margin, max(0, x) : x + width]
-    cover = cover[first_row : first_row + region.shape[0], first_column : first_column + region.shape[1]]
-    region[:] = np.rint(region * (1 - cover) + np.array(color) * cover)
-
-
-def _font(height: int) -> tuple[int, float, int]:
-    """How to draw letters whose capitals are `height` pixels high: enlargement, and OpenCV's font scale and stroke.
-
-    Small text is drawn larger and shrunk, because OpenCV places letters on whole pixels.
-    """
-    enlargement = max(1, round(48 / height))
-    capital_height = cv2.getTextSize("H", FONT, 10.0, 1)[0][1] / 10  # at scale 1; it differs between OpenCV 4 and 5
-    return enlargement, height * enlargement / capital_height, max(1, round(height * enlargement / 8))
+    write(image, chip.text, (x1 + style.padding, y2 - style.padding), style.text_height, text_color(chip.color))
 
 
 # Several images in one
@@ -348,7 +313,7 @@ def _with_title(image: np.ndarray, title: str, height: int) -> np.ndarray:
     style = _style(1, text_height)
     strip = np.full((strip_height, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
     text = _shortened(title, style, image.shape[1])
-    _write(strip, text, (style.padding, (strip_height + text_height) // 2), text_height, INK)
+    write(strip, text, (style.padding, (strip_height + text_height) // 2), text_height, INK)
     return np.concatenate([strip, image])
 
 
@@ -377,14 +342,20 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     """Writes an image in the format that the ending of `path` names (.png, .jpg, ...), completely or not at all.
 
     Raises:
-        ValueError: `image` is no uint8 RGB image, or OpenCV cannot write this ending.
+        ValueError: `image` is no uint8 RGB image, or OpenCV cannot write this ending or this size.
         OSError: the file cannot be written; it is named.
     """
     _check_image(image)
     path = Path(path)
-    if not cv2.haveImageWriter(path.name):
-        raise ValueError(f"{path}: OpenCV knows no image format for the ending {path.suffix!r}; use .png or .jpg.")
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        is_done, encoded = cv2.imencode(shown(path.suffix), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise ValueError(
+            f"{path}: OpenCV knows no image format for the ending {path.suffix!r}; use .png or .jpg."
+        ) from error
+    if not is_done:
+        height, width = image.shape[:2]
+        raise ValueError(f"{path}: OpenCV cannot write {width} x {height} pixels in this format; .png has no limit.")
     write_whole(path, lambda file: file.write(encoded.tobytes()))
 
 

@@ -49,7 +49,7 @@ def hash_files(files: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()} {len(content)}\n") + content)
     return digest.hexdigest()
 
 
@@ -81,7 +81,7 @@ def add_package(folder: Path) -> str:
     """
     files = experiment_files(folder)
     content = hash_files(files, folder)
-    name = PREFIX + hashlib.sha256(f"{folder} {content}".encode()).hexdigest()[:16]
+    name = PREFIX + hashlib.sha256(os.fsencode(f"{folder} {content}")).hexdigest()[:16]
     if name not in sys.modules:
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]

@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from public.settings import Count, OneOf, Positive, Within, check
+from public.settings import OneOf, Positive, Side, Within, check
+from public.text import shown
 
+FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
+LONGEST = 32  # times as long as wide: pictures that are longer are cut before they are resized
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
 INTERPOLATIONS = {
@@ -40,7 +43,7 @@ class ImageError(ValueError):
     """
 
     def __init__(self, message: str, kind: str = "unreadable picture"):
-        super().__init__(message)
+        super().__init__(shown(message))
         self.kind = kind
 
 
@@ -60,7 +63,7 @@ class InputSpec:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[Count, Count]
+    size: tuple[Side, Side]
     resize: Literal["stretch", "letterbox"]
     interpolation: Interpolation
     padding: Annotated[int, Within(0, 255)]
@@ -88,8 +91,8 @@ class ClassificationInput:
         ValueError: a value makes no sense; the message names the field.
     """
 
-    size: tuple[Count, Count]
-    shorter_side: Count
+    size: tuple[Side, Side]
+    shorter_side: Side
     interpolation: Interpolation
     color_order: Literal["rgb", "bgr"]
     scale: Positive
@@ -143,7 +146,12 @@ def prepare_crop(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarr
 
     The longer side is rounded down to whole pixels, the cut's corner to the nearest (to the even one from the half), as
     torchvision's Resize and CenterCrop do.  The geometry's pads are negative: what was cut off at the left and the top.
+
+    Of a strip, over LONGEST times as long as wide, the middle of this length is taken first, and only that is resized, which
+    may move what is seen by half a pixel of the strip: resized as a whole, a line of 20,000 pixels would fill gigabytes.
     """
+    if max(image.shape[:2]) > LONGEST * min(image.shape[:2]):
+        return _prepare_strip(image, spec)
     height, width = image.shape[:2]
     shorter = min(height, width)
     new_height, new_width = (spec.shorter_side * side // shorter for side in (height, width))
@@ -153,6 +161,16 @@ def prepare_crop(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarr
     top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
     cut = np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]])
     return cut, Geometry(new_width / width, new_height / height, -left, -top, width, height)
+
+
+def _prepare_strip(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarray, Geometry]:
+    """`prepare_crop` of the middle of a picture that is over LONGEST times as long as wide."""
+    height, width = image.shape[:2]
+    kept = LONGEST * min(height, width)
+    top, left = max(height - kept, 0) // 2, max(width - kept, 0) // 2
+    cut, inner = prepare_crop(image[top : top + kept, left : left + kept], spec)
+    pad_left, pad_top = inner.pad_left - round(left * inner.scale_x), inner.pad_top - round(top * inner.scale_y)
+    return cut, inner._replace(pad_left=pad_left, pad_top=pad_top, width=width, height=height)
 
 
 def normalise(images: torch.Tensor, spec: InputSpec | ClassificationInput) -> torch.Tensor:
@@ -199,6 +217,25 @@ def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
         y1, y2 = (((y - pad_top) / scale_y).clamp(0, geometry.height) for y in (y1, y2))
         restored.append({**detection, "boxes": torch.stack([x1, y1, x2, y2], dim=1)})
     return restored
+
+
+def as_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+    """The picture as uint8 RGB (H, W, 3): what is in the file `image`, or the array itself.
+
+    Raises:
+        ImageError: the file cannot be read; it is named.
+        ValueError: the array is not a picture of this form, or `image` is neither.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            "an image has to be the name of a file, or a numpy array uint8 RGB (height, width, 3), not a "
+            f"{type(image).__name__}"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image has to be uint8 RGB (height, width, 3), not {image.dtype} of shape {image.shape}")
+    return image
 
 
 def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
@@ -262,14 +299,23 @@ def read_size(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]
     return (stored[::-1] if is_on_its_side else stored), stored
 
 
+def has_picture_inside(path: str | os.PathLike) -> bool:
+    """Whether the file `path` begins as a picture does in one of FORMATS, whatever its name."""
+    try:
+        with Image.open(os.fspath(path), formats=FORMATS):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the second: no file can have this name
+        raise ImageError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
     if not data:
         raise ImageError(f"{path}: empty, 0 bytes. Fetch the picture again.", "empty picture")
     return data

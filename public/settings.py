@@ -18,6 +18,10 @@ import typing
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
+from public.text import shorten
+
+BITS = 64  # of the largest whole number that a setting may be
+
 
 class SettingError(TypeError, ValueError):
     """A setting of a wrong type, or out of its range; who expects either of the two errors gets it."""
@@ -150,6 +154,7 @@ NonNegative = Annotated[float, Within(0)]
 Probability = Annotated[float, Within(0, 1)]
 Fraction = Annotated[float, Within(0, 1, without_high=True)]
 Counts = Annotated[tuple[Count, ...], NotEmpty()]
+Side = Annotated[int, Within(1, 2**15)]  # of a picture, in pixels; OpenCV resizes none that is longer
 Name = Annotated[str, NotEmpty()]
 Level = Annotated[int, Within(0, 255)]
 Color = tuple[Level, Level, Level]  # RGB
@@ -169,7 +174,9 @@ def check(settings: Any) -> None:
         value = getattr(settings, f.name)
         needed = what_is_needed(value, hints[f.name])
         if needed is not None:
-            raise SettingError(f"{type(settings).__name__}.{f.name} is {value!r}; it must be {needed}")
+            raise SettingError(
+                f"{type(settings).__name__}.{f.name} is {shorten(repr(value), 300)}; it must be {needed}"
+            )
 
 
 def what_is_needed(value: Any, hint: Any) -> str | None:
@@ -187,9 +194,18 @@ def what_is_needed(value: Any, hint: Any) -> str | None:
         return None if is_one else describe_type(hint)
     if hint is tuple or origin is tuple:
         return _needed_by_tuple(value, hint)
-    if hint is float and isinstance(value, float) and not math.isfinite(value):
+    if hint is float and isinstance(value, int | float) and not _is_finite(value):
         return "a finite number"
+    if hint is int and isinstance(value, int) and abs(value) >= 2**BITS:
+        return f"a whole number of at most {BITS} bits"
     return None if _is_plain(value, hint) else describe_type(hint)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can be
+        return False
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
@@ -204,7 +220,7 @@ def _needed_by_annotated(value: Any, hint: Any) -> str | None:
     kind, *rules = typing.get_args(hint)
     needed = what_is_needed(value, kind)
     if needed is not None:
-        return needed if needed == "a finite number" else describe_type(hint)
+        return needed if needed.startswith(("a finite number", "a whole number of at most")) else describe_type(hint)
     return next((str(rule) for rule in rules if not rule.holds(value)), None)
 
 

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.backends import backend_agg
 
 from public.config import DetectionConfig
+from public.reports import figure_canvas
 from public.runs.experiment import load_experiment
 from tests.helpers.places import HELPERS, SHARED
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-cases", type=int, default=300, help="cases of each kind of file in test_fuzz.py (%(default)s)"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +54,10 @@ def figures(monkeypatch) -> list:
     """The figures of matplotlib that the test draws, in their order."""
     drawn = []
 
-    class Recorder(backend_agg.FigureCanvasAgg):
+    class Recorder(figure_canvas.LetteringCanvas):
         def __init__(self, figure):
             super().__init__(figure)
             drawn.append(figure)
 
-    monkeypatch.setattr(backend_agg, "FigureCanvasAgg", Recorder)
+    monkeypatch.setattr(figure_canvas, "LetteringCanvas", Recorder)
     return drawn

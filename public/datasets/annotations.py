@@ -63,7 +63,7 @@ class Annotations:
         dropped: Sequence[str] = (),
         clipped: Sequence[str] = (),
     ):
-        encoded_names = [name.encode() for name in image_names]
+        encoded_names = [os.fsencode(name) for name in image_names]
         self.image_root = str(image_root)
         self._names = np.frombuffer(b"".join(encoded_names), dtype=np.uint8)
         self._name_offsets = np.cumsum([0, *map(len, encoded_names)])
@@ -103,7 +103,7 @@ class Annotations:
 
     def image_name(self, index: int) -> str:
         """The picture's path under `image_root`."""
-        return self._names[self._name_offsets[index] : self._name_offsets[index + 1]].tobytes().decode()
+        return os.fsdecode(self._names[self._name_offsets[index] : self._name_offsets[index + 1]].tobytes())
 
     def image_path(self, index: int) -> str:
         return os.path.join(self.image_root, self.image_name(index))

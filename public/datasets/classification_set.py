@@ -142,7 +142,7 @@ class ClassificationSet:
         for array in (pixels, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        digest.update("\0".join(self.image_ids.tolist()).encode())
+        digest.update(os.fsencode("\0".join(self.image_ids.tolist())))
         digest.update(repr(self.class_names).encode())
         return digest.hexdigest()
 

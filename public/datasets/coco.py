@@ -22,7 +22,9 @@ from public.datasets.annotations import (
     refuse_text,
 )
 from public.datasets.defects import Defect, OnDefect, stop
+from public.files import read_json
 from public.settings import Name, check
+from public.text import brief, file_named, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +104,12 @@ class Coco:
 
 def _load(path):
     try:
-        with open(path, encoding="utf-8-sig") as file:  # some programs begin a text with a mark, which is no part of it
-            content = json.load(file)
+        content = read_json(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: missing. Check the config's `annotations` and the data root.") from error
     except ValueError as error:
-        raise ValueError(f"{path}: not readable as json: {error}") from error
+        reason = str(error).removeprefix(f"{path} is damaged: ")
+        raise ValueError(f"{path}: not readable as json: {reason}") from error
     lists = content if isinstance(content, dict) else {}
     missing = [kind for kind in ("annotations", "categories", "images") if not isinstance(lists.get(kind), list)]
     if missing:
@@ -147,7 +149,8 @@ def _usable(path, kind, items, on_defect):
             if type(item_id) is not id_type:
                 defect = "broken"
                 problem = (
-                    f"the ids of the {kind} have to be all whole numbers or all text, not {item_id!r}: {_brief(item)}"
+                    f"the ids of the {kind} have to be all whole numbers or all text, not {_value(item_id)}: "
+                    f"{_brief(item)}"
                 )
             elif item_id in entries:
                 defect = "duplicate id"
@@ -176,32 +179,48 @@ def _lacking(kind, item, fields):
 
 
 def _brief(item):
-    return json.dumps(item)[:200]
+    try:
+        return json.dumps(item)[:200]
+    except RecursionError:
+        return brief(item)
+
+
+def _is_number(value):
+    """Whether it is a number that a float can be; NaN and the infinite ones, which JSON has in Python, are."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1023)
+
+
+def _value(value):
+    return brief(value)
 
 
 def _image_problem(item, image_id, file_name, height, width):
     if not isinstance(file_name, str) or not file_name:
-        return f"image {image_id} has the file_name {file_name!r}, not the name of a file"
+        return f"image {image_id} has the file_name {_value(file_name)}, not the name of a file"
+    try:
+        file_named(file_name)
+    except ValueError as error:
+        return f"image {image_id}: {shorten(str(error))}"
     for name, side in (("height", height), ("width", width)):
         if type(side) not in NUMBERS or not 1 <= side < 2**31 or side != int(side):
-            return f"image {image_id} has the {name} {side!r}, not a whole number of pixels from 1"
+            return f"image {image_id} has the {name} {_value(side)}, not a whole number of pixels from 1"
     return None
 
 
 def _annotation_problem(item, number, image_id, category_id, box):
-    if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
-        return f"annotation {number} has the bbox {box}, not x, y, width, height"
+    if type(box) is not list or len(box) != 4 or not all(map(_is_number, box)):
+        return f"annotation {number} has the bbox {_value(box)}, not x, y, width, height"
     if item.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {number} has iscrowd {item['iscrowd']!r}, not 0 or 1"
+        return f"annotation {number} has iscrowd {_value(item['iscrowd'])}, not 0 or 1"
     area = item.get("area", 0)
-    if type(area) not in NUMBERS or not 0 <= area < math.inf:
-        return f"annotation {number} has the area {area!r}, not a number of square pixels"
+    if not _is_number(area) or not 0 <= area < math.inf:
+        return f"annotation {number} has the area {_value(area)}, not a number of square pixels"
     return None
 
 
 def _category_problem(item, category_id, name):
     if not isinstance(name, str) or not name:
-        return f"category {category_id} has the name {name!r}, not a text"
+        return f"category {category_id} has the name {_value(name)}, not a text"
     return None
 
 
@@ -222,8 +241,8 @@ def _belonging(path, annotations, entries, known, on_defect):
                 kept.append(item)
             elif not is_id or reference not in known[kind]:
                 problem = (
-                    f"annotation {item['id']} has {name} {json.dumps(reference)}, which is none of the {len(usable)} "
-                    f"{name.removesuffix('_id')} ids of the file"
+                    f"annotation {item['id']} has {name} {shorten(json.dumps(reference))}, which is none of the "
+                    f"{len(usable)} {name.removesuffix('_id')} ids of the file"
                 )
                 _tell(on_defect, path, "annotations", item, "unknown reference", problem)
         annotations = kept
@@ -282,7 +301,7 @@ def _classes(path, ids, annotations, class_names):
 
 def _written_images(path, images):
     return WrittenImages(
-        names=[image["file_name"] for image in images],
+        names=[file_named(image["file_name"]) for image in images],
         ids=[image["id"] for image in images],
         heights=[image["height"] for image in images],
         widths=[image["width"] for image in images],

@@ -18,6 +18,7 @@ from public.datasets.cifar import SIDE
 from public.datasets.preparing.cifar_writer import write_cifar100_part, write_pickle
 from public.datasets.preparing.drawn import make_drawn_set
 from public.random_streams import stream
+from public.text import let_everything_be_printed
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
 FILLINGS = ("plain", "striped")
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000, help="number of test pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     options = parser.parse_args()
+    let_everything_be_printed()
     try:
         is_new = draw_cifar(options.out, num_train=options.train, num_test=options.test, seed=options.seed)
     except (OSError, ValueError) as error:

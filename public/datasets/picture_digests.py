@@ -43,16 +43,16 @@ def content_digest(paths: Sequence[str], *, memory: Path | None = None) -> str:
     return total.hexdigest()
 
 
-def _key(path: str) -> str | None:
+def _key(path: str) -> bytes | None:
     """What a file is remembered by; None where it is not there."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
-    return f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+    return os.fsencode(f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
 
 
-def _look_up(database: sqlite3.Connection, keys: list[str]) -> dict[str, str]:
+def _look_up(database: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, str]:
     found = {}
     for start in range(0, len(keys), 500):
         part = keys[start : start + 500]

@@ -22,6 +22,7 @@ import numpy as np
 
 from public.datasets.preparing.drawn import make_drawn_set
 from public.random_streams import stream
+from public.text import let_everything_be_printed
 
 SHAPE_CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     options = parser.parse_args()
+    let_everything_be_printed()
     is_new = draw_shapes(
         options.out, num_train=options.train, num_val=options.val, size=options.size, seed=options.seed
     )

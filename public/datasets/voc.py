@@ -11,6 +11,7 @@ import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from public.datasets.annotations import (
 )
 from public.datasets.defects import Defect, OnDefect, stop
 from public.settings import Name, NotEmpty, check
+from public.text import file_named, shown
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -113,13 +115,21 @@ def list_split(listing: str | os.PathLike) -> list[str]:
     """The image ids that a file of ImageSets/Main lists, one a line.
 
     Raises:
-        ValueError: the file is not text in UTF-8.
+        ValueError: the file is not text in UTF-8, and not a list of xml files whose names are no UTF-8.
     """
-    try:
-        with open(listing, encoding="utf-8-sig") as file:  # some editors put a mark before a text
-            return [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{listing}: not text in UTF-8: {error}. Save the list as UTF-8.") from error
+    content = Path(listing).read_bytes()
+    lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # some editors put a mark before a text
+    image_ids = [file_named(line.strip()) for line in lines if line.strip() and "\0" not in line]
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(listing))), "Annotations")
+    strange = [image_id for image_id in image_ids if shown(image_id) != image_id]
+    if b"\0" in content or not all(os.path.isfile(os.path.join(folder, f"{image_id}.xml")) for image_id in strange):
+        try:
+            content.decode("utf-8-sig")
+            reason = "it holds zeros, as UTF-16 does"
+        except UnicodeDecodeError as error:
+            reason = str(error)
+        raise ValueError(f"{listing}: not text in UTF-8: {reason}. Save the list as UTF-8.")
+    return image_ids
 
 
 def _annotations(data_root, pictures, class_names, use_difficult, description, on_defect):

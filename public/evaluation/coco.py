@@ -27,7 +27,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from public.evaluation.detections import ImageDetections, check_detections
-from public.files import write_whole
+from public.files import write_text
 
 # name: (is it a precision?, IoU threshold or None for the mean over all ten, area range, limit on detections or None
 # for `max_detections`).  The order is that of pycocotools.
@@ -129,7 +129,7 @@ def write_coco_json(path: str | Path, annotations, detections: Sequence[ImageDet
     check_detections(annotations, detections)
     detections = sorted(detections, key=lambda image: image.index)
     text = json.dumps(_result_rows(annotations, detections), allow_nan=False)
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def format_coco(metrics: dict) -> str:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from public.text import shown
+
 
 class ImageDetections(NamedTuple):
     """The detections of one image, as numpy arrays; n may be 0.
@@ -91,7 +93,7 @@ def _check_image(image: ImageDetections, image_id, num_classes: int) -> None:
 
 def format_class_table(metrics: dict, num_columns: int = 3) -> str:
     """`metrics["class_AP"]` as a text table, read column by column; "-" where a class has no object to find."""
-    class_ap = metrics["class_AP"]
+    class_ap = {shown(name): value for name, value in metrics["class_AP"].items()}
     name_width = max([len("class"), *map(len, class_ap)])
     cells = [
         f"{name:<{name_width}}  {'-' if value is None else format(value, '.3f'):>5}" for name, value in class_ap.items()

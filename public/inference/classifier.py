@@ -12,7 +12,7 @@ from public.checkpoint_files import load_checkpoint
 from public.config import thaw
 from public.evaluation.topk import TOP, best_classes
 from public.inference.trained import build_trained, recorded_settings
-from public.input import ClassificationInput, normalise, prepare_crop, read_image
+from public.input import ClassificationInput, as_picture, normalise, prepare_crop
 from public.models import create_model
 from public.parallel.processes import choose_device
 
@@ -44,6 +44,7 @@ class TrainedClassifier:
 
         Raises:
             ImageError: the file cannot be read; it is named.
+            ValueError: the array is not a picture of this form, or `count` is less than 1.
         """
         return self._batch([image], count)[0]
 
@@ -60,8 +61,7 @@ class TrainedClassifier:
     def _batch(self, images: Sequence[str | Path | np.ndarray], count: int) -> list[dict[str, Any]]:
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1")
-        pixels = (image if isinstance(image, np.ndarray) else read_image(image) for image in images)
-        prepared = np.stack([prepare_crop(image, self.spec)[0] for image in pixels])
+        prepared = np.stack([prepare_crop(as_picture(image), self.spec)[0] for image in images])
         batch = torch.from_numpy(prepared).to(self.device)  # (B, h, w, 3)
         labels, scores = best_classes(self.model(normalise(batch, self.spec)).double(), count)
         return [
@@ -103,7 +103,8 @@ def load(path: str | Path, device: str = "auto", settings=None) -> TrainedClassi
 def _check_is_whole(path: Path, checkpoint: dict) -> None:
     if checkpoint.get("part") == "backbone":
         raise ValueError(f"{path} holds a backbone only, to start a training from; a classifier needs all its weights")
-    missing = [key for key in ("num_classes", "class_names", "input") if key not in checkpoint]
+    settings = "classifier" if "classifier" in checkpoint else "model_name"
+    missing = [key for key in ("num_classes", "class_names", "input", settings) if key not in checkpoint]
     if missing or not is_classifier(checkpoint):
         what = "a detector's checkpoint" if "detector" in checkpoint else f"without {', '.join(missing) or 'settings'}"
         raise ValueError(

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from public.checkpoint_files import load_checkpoint
-from public.config import thaw
-from public.inference.trained import build_trained, recorded_settings
-from public.input import InputSpec, normalise, prepare, read_image, to_image
+from public.inference.trained import build_trained, recorded_settings, thawed
+from public.input import InputSpec, as_picture, normalise, prepare, to_image
 from public.parallel.processes import choose_device
 
 
@@ -63,8 +62,7 @@ class Detector:
 
     @torch.no_grad()
     def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, Any]]:
-        pixels = (_checked(image) if isinstance(image, np.ndarray) else read_image(image) for image in images)
-        prepared, geometries = zip(*(prepare(image, self.spec) for image in pixels))
+        prepared, geometries = zip(*(prepare(as_picture(image), self.spec) for image in images))
         batch = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, h, w, 3)
         detections = to_image(self.decoder(self.model(normalise(batch, self.spec))), list(geometries))
         return [self._named(found, score_threshold) for found in detections]
@@ -75,12 +73,6 @@ class Detector:
         boxes, scores, labels = (found[key][kept].cpu().numpy() for key in ("boxes", "scores", "labels"))
         names = [self.class_names[label] for label in labels]
         return {"boxes": boxes, "scores": scores, "labels": labels, "names": names}
-
-
-def _checked(image: np.ndarray) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"an image has to be uint8 RGB (height, width, 3), not {image.dtype} of shape {image.shape}")
-    return image
 
 
 def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
@@ -103,7 +95,7 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
     return Detector(
         model=build_trained(path, checkpoint, settings),
         decoder=settings.build_decoder(),
-        spec=thaw({"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
+        spec=thawed(path, {"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
         class_names=tuple(checkpoint["class_names"]),
         device=choose_device(device),
     )

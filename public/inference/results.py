@@ -1,12 +1,12 @@
 """What `detect` found, file by file or frame by frame, and its two JSON files."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from public.files import write_whole
+from public.files import write_text
+from public.text import as_json
 
 
 class Results:
@@ -98,11 +98,7 @@ def _write_json(path: Path, value: dict) -> None:
     parts = []
     for key, item in value.items():
         is_table = isinstance(item, list) and item and isinstance(item[0], dict)
-        text = "[\n" + ",\n".join(_as_json(row) for row in item) + "\n]" if is_table else _as_json(item)
-        parts.append(f"{_as_json(key)}: {text}")
+        text = "[\n" + ",\n".join(as_json(row) for row in item) + "\n]" if is_table else as_json(item)
+        parts.append(f"{as_json(key)}: {text}")
     whole = "{\n" + ",\n".join(parts) + "\n}\n"
-    write_whole(path, lambda file: file.write(whole.encode()))
-
-
-def _as_json(value) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    write_text(path, whole)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import cv2
+from public.input import has_picture_inside
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"),
@@ -24,8 +24,7 @@ def is_image(path: Path) -> bool:
 
     A GIF is read as a video, because it may move.
     """
-    suffix = path.suffix.lower()
-    return suffix in IMAGE_SUFFIXES or (suffix != ".gif" and cv2.haveImageReader(str(path)))
+    return path.suffix.lower() in IMAGE_SUFFIXES or has_picture_inside(path)
 
 
 def find_images(source: Path, *, recursive: bool, leave_out: Path) -> list[Path]:

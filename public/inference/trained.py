@@ -1,14 +1,21 @@
 """What opening a trained detector and a trained classifier have in common."""
 
+import math
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from public.config import thaw
 from public.families import SETTINGS_CLASSES
 from public.parts import load_state
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import newest_weights
+from public.text import brief
+
+MOST_NUMBERS, MOST_TENSORS = 10**8, 10**4  # of a network, beside twenty times those of its weights
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -37,25 +44,41 @@ def recorded_settings(path: Path, frozen: dict, command: str):
     """
     if (path.parent / "config.json").is_file():
         return load_experiment(path.parent).config.network_settings
-    (name,) = frozen
+    name = next(iter(frozen), "")
+    if len(frozen) != 1 or not isinstance(frozen[name], dict):
+        raise ValueError(f"{path} is damaged: its settings are {brief(frozen)}, not those of one class")
     if name not in SETTINGS_CLASSES:
         raise ValueError(
             f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
             f"experiment: python -m public.test_scripts.{command} <experiment folder> <image> <weights>"
         )
-    return thaw(frozen, SETTINGS_CLASSES)
+    return thawed(path, frozen, SETTINGS_CLASSES)
+
+
+def thawed(path: Path, frozen: dict, classes: dict[str, type]) -> Any:
+    """The settings that the checkpoint `path` states; raises ValueError, naming it, where they make no sense."""
+    try:
+        return thaw(frozen, classes)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:
     """The network of `settings` with the weights of `checkpoint`, which was read from `path`.
 
     Raises:
-        ValueError: the numbers of classes differ, or the weights do not fit the network.
+        ValueError: the numbers of classes differ, the network cannot be built or would be far larger than the weights, or
+            the weights do not fit it.
     """
     num_classes = checkpoint.get("num_classes", settings.num_classes)
     if settings.num_classes != num_classes:
         raise ValueError(f"{path} holds weights for {num_classes} classes, but the settings say {settings.num_classes}")
-    model = settings.build_model()
+    try:
+        with NoLargerThan(checkpoint["model"]):
+            model = settings.build_model()
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(f"{path}: the network of its settings cannot be built: {reason}") from error
     try:
         load_state(model, checkpoint["model"])
     except RuntimeError as error:  # its text has a line for each name
@@ -64,3 +87,24 @@ def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:
             f"the weights of {path} do not fit {type(settings).__name__} as it is set: {reason}"
         ) from error
     return model
+
+
+class NoLargerThan(TorchFunctionMode):
+    """Within it, a network that is far larger than the weights `state` is not built: ValueError before memory is taken.
+
+    The settings of a file may ask for any size.  What is only lent to a network, a teacher, is not among its weights.
+    """
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.numbers = MOST_NUMBERS + 20 * sum(value.numel() for value in state.values())
+        self.tensors = MOST_TENSORS + 20 * len(state)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.empty, torch.zeros, torch.ones, torch.full):
+            sides = args[0] if args and isinstance(args[0], list | tuple) else args
+            self.numbers -= math.prod(side for side in sides if isinstance(side, int))
+            self.tensors -= 1
+            if self.numbers < 0 or self.tensors < 0:
+                raise ValueError("it would be far larger than the weights of the file")
+        return function(*args, **(kwargs or {}))

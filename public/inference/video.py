@@ -7,6 +7,7 @@ only, so the exact rate is put into the file's header afterwards.
 
 import os
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+TEMPORARY = f"encore_video_{os.getpid()}.tmp"  # of the file that is being written
 MAX_FPS = 1000.0  # above it a stated frame rate is a mistake of the file
 COUNTED = (
     ".mp4",
@@ -80,8 +82,7 @@ def open_video(path: str | Path) -> Video:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    with _quiet_opencv():
-        capture = cv2.VideoCapture(str(path))
+    capture = _open_file(path)
     if not capture.isOpened():
         raise VideoError(f"{path}: neither a picture nor a video that OpenCV can read ({path.stat().st_size} bytes)")
     return Video(capture=capture, name=str(path))
@@ -171,7 +172,7 @@ class VideoFile:
     @property
     def _temporary(self) -> Path:
         assert self.path is not None, "known from the first frame on"
-        return self.path.with_name(f".{self.path.stem}.tmp{self.path.suffix}")  # the ending tells OpenCV the format
+        return self.path.with_name(f".{TEMPORARY}{self.path.suffix}")  # the ending tells OpenCV the format
 
     def _open(self, size: tuple[int, int]) -> None:
         is_odd = size[0] % 2 or size[1] % 2
@@ -179,9 +180,9 @@ class VideoFile:
             if is_odd and not codec.takes_odd_sizes:
                 continue
             self.path = self.stem.with_name(self.stem.name + codec.suffix)
-            with _quiet_opencv():
+            with _quiet_opencv(), _plain_link(self._temporary.parent) as folder:
                 writer = cv2.VideoWriter(
-                    str(self._temporary),
+                    os.path.join(folder, self._temporary.name),
                     codec.backend,
                     cv2.VideoWriter_fourcc(*codec.fourcc),  # type: ignore[attr-defined]  # OpenCV's stubs lack it
                     self.fps,
@@ -198,8 +199,7 @@ class VideoFile:
 
 
 def _count_frames(path: Path) -> int:
-    with _quiet_opencv():
-        capture = cv2.VideoCapture(str(path))
+    capture = _open_file(path)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     capture.release()
     return count
@@ -217,6 +217,25 @@ def _set_avi_rate(path: Path, fps: float) -> None:
         file.write(struct.pack("<I", round(1e6 / fps)))
         file.seek(head.index(b"strh") + 8 + 20)
         file.write(struct.pack("<II", rate.denominator, rate.numerator))
+
+
+def _open_file(path: Path) -> cv2.VideoCapture:
+    with _quiet_opencv(), _plain_link(path) as link:
+        return cv2.VideoCapture(link)
+
+
+@contextmanager
+def _plain_link(path: Path) -> Iterator[str]:
+    """Another name for `path`, a file or a folder, that OpenCV can be given while it opens the file.
+
+    A name that is no UTF-8 ends the process in OpenCV, and FFmpeg takes a % in a name for the number of a picture.
+    """
+    root = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="encore", dir=root if root.isascii() else "/tmp") as folder:
+        is_plain = path.suffix.isascii() and path.suffix[1:].isalnum()
+        link = os.path.join(folder, f"video{path.suffix}" if is_plain else "video")
+        os.symlink(path.resolve(), link)
+        yield link
 
 
 @contextmanager

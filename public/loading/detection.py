@@ -6,7 +6,8 @@ speed and a restart change no bit.  What the workers may do, and what happens wh
 B images of a batch, N objects of an image.
 """
 
-from typing import Any, NamedTuple
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -148,26 +149,47 @@ def _load_or_black(annotations, index):
 
 
 class DetectionBatch(NamedTuple):
-    """B samples of one size."""
+    """B samples of one size, with M objects in all.
+
+    The objects of all images lie one after the other: a batch travels from a worker in three tensors, each of which keeps
+    a file open on its way, whatever B is.
+    """
 
     images: torch.Tensor  # (B, H, W, 3) uint8, RGB
-    targets: list[dict]  # B times boxes (N, 4) float32 x1 y1 x2 y2 in pixels of `images`, labels (N,) int64
+    boxes: torch.Tensor  # (M, 4) float32 x1 y1 x2 y2 in pixels of `images`
+    labels: torch.Tensor  # (M,) int64
+    offsets: list[int]  # B + 1: the objects of image i are offsets[i] .. offsets[i + 1] - 1
     image_ids: list
     indices: list[int]  # positions in the annotations
     geometries: list[Geometry] | None  # None in training
     skipped: list[str | None]  # B times a line on the picture that could not be used, or None
 
+    @property
+    def targets(self) -> list[dict[str, torch.Tensor]]:
+        """B times boxes (N, 4) and labels (N,) of one image, as a loss takes them: views of the batch's tensors."""
+        counts = [stop - start for start, stop in pairwise(self.offsets)]
+        parts = zip(self.boxes.split(counts), self.labels.split(counts))
+        return [{"boxes": boxes, "labels": labels} for boxes, labels in parts]
+
     def to(self, device: torch.device | str) -> "DetectionBatch":
         """The batch with its tensors on `device`; from pinned memory the copy does not wait."""
-        targets = [
-            {name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets
-        ]
-        return self._replace(images=self.images.to(device, non_blocking=True), targets=targets)
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "boxes", "labels")}
+        return self._replace(**moved)
 
     def part(self, start: int, stop: int) -> "DetectionBatch":
         """Images start .. stop - 1."""
-        parts: Any = (None if field is None else field[start:stop] for field in self)
-        return DetectionBatch(*parts)
+        offsets = self.offsets[start : stop + 1]
+        objects = slice(offsets[0], offsets[-1])
+        return DetectionBatch(
+            images=self.images[start:stop],
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            offsets=[offset - offsets[0] for offset in offsets],
+            image_ids=self.image_ids[start:stop],
+            indices=self.indices[start:stop],
+            geometries=None if self.geometries is None else self.geometries[start:stop],
+            skipped=self.skipped[start:stop],
+        )
 
 
 def collate(samples: list[Sample]) -> DetectionBatch:
@@ -184,12 +206,11 @@ def collate(samples: list[Sample]) -> DetectionBatch:
                 f"{sample.image_id!r} has {sample.image.shape[:2]} (height, width). End the transforms with Resize, or "
                 "use BatchRandomResize."
             )
-    targets = [
-        {"boxes": torch.from_numpy(s.boxes.copy()), "labels": torch.from_numpy(s.labels.copy())} for s in samples
-    ]
     return DetectionBatch(
         images=torch.from_numpy(np.stack([sample.image for sample in samples])),
-        targets=targets,
+        boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
+        labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
+        offsets=list(accumulate((len(sample.boxes) for sample in samples), initial=0)),
         image_ids=[sample.image_id for sample in samples],
         indices=[sample.index for sample in samples],
         geometries=None if first.geometry is None else [sample.geometry for sample in samples],  # type: ignore[misc]  # all of a batch or none

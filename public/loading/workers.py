@@ -4,7 +4,9 @@ Python's and numpy's global generators raise in them.
 """
 
 import contextlib
+import errno
 import multiprocessing
+import multiprocessing.queues
 import os
 import pickle
 import random
@@ -21,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from public.experiment_files import add_packages_again, added_packages
+from public.files import OpenFilesError, allow_open_files
 
 SIGNS = (
     RuntimeError,
@@ -29,6 +32,11 @@ SIGNS = (
     pickle.UnpicklingError,
 )  # by which a death shows: torch's, and broken connections
 PATIENCE = 1.0  # seconds in which a worker whose connection broke is seen to be dead
+BATCH_FILES = 4  # tensors of a batch at most; each keeps a file open on its way
+WORKER_FILES = 5  # a worker's pipes, on either side
+OUT_OF_FILES, CANNOT_HAND_OVER = errno.EMFILE, 70  # exit statuses of workers that end themselves
+PATIENCE_OF_HANDING_OVER = 10  # errors of a worker's thread that hands tensors over, after which the worker ends
+FEW_FILES = "--num_workers or --prefetch_factor takes fewer"
 
 
 class DeadWorkerError(RuntimeError):
@@ -59,6 +67,7 @@ class WatchedLoader(DataLoader):
             except Exception as error:
                 try:
                     self._check_workers(error)
+                    _check_open_files(error)
                 finally:
                     _end_workers(batches)
                     self._iterator = None  # asked again, the loader starts new ones
@@ -74,9 +83,21 @@ class WatchedLoader(DataLoader):
             if time.monotonic() > given_up or not self._workers:
                 return
             time.sleep(0.01)
-        dead = [f"process {w.pid} {_end(w.exitcode)}" for w in self._workers if w.exitcode not in (None, 0)]
-        raise DeadWorkerError(
-            f"a loader worker has died: {', '.join(dead)}. Memory may have run out: --num_workers takes fewer"
+        codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode not in (None, 0)}
+        reason = "Memory may have run out: --num_workers takes fewer"
+        if OUT_OF_FILES in codes.values():
+            reason = f"No more files may be opened (ulimit -n): raise the limit, or {FEW_FILES}"
+        dead = ", ".join(f"process {number} {_end(code)}" for number, code in codes.items())
+        raise DeadWorkerError(f"a loader worker has died: {dead}. {reason}") from error
+
+
+def _check_open_files(error: Exception) -> None:
+    """Raises OpenFilesError where `error` says in torch's or Python's words that this process may open no more files."""
+    words = ("Too many open files", "received 0 items of ancdata")
+    if not str(error).startswith("Caught ") and any(part in str(error) for part in words):
+        raise OpenFilesError(
+            f"this process may open no more files (ulimit -n), and cannot take a batch from its loader workers: raise the "
+            f"limit, or {FEW_FILES}"
         ) from error
 
 
@@ -112,6 +133,7 @@ def _is_torchs(handler) -> bool:
 def start_worker(worker: int) -> None:
     """One thread, no global generator, no signals but its parent's: what every loader worker begins with."""
     _listen_to_the_parent_only()
+    _end_where_no_batch_can_be_handed_over()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     _replace_global_draws()
@@ -135,6 +157,34 @@ def _end_when_the_parent_says_so(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _end_where_no_batch_can_be_handed_over() -> None:
+    """Lets a worker end where Python would print the error and lose the batch, or try again for ever.
+
+    A batch leaves a worker by two threads of Python's.  One writes it into a queue; where that fails, Python prints why,
+    and the parent waits for a batch that never comes.  The other hands the tensors' files over; where a connection cannot
+    be opened, Python prints why through sys.excepthook and tries at once again, which fails again.
+    """
+    count = 0
+
+    def tell_and_end(error: BaseException, status: int) -> None:
+        is_files = getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error)
+        line = " ".join(str(error).split())[:400]
+        os.write(
+            2, f"a loader worker cannot hand over a batch: {type(error).__name__}: {line}\n".encode(errors="replace")
+        )
+        os._exit(OUT_OF_FILES if is_files else status)
+
+    def hand_over_failed(kind, error, trace) -> None:
+        nonlocal count
+        count += 1
+        if getattr(error, "errno", None) == errno.EMFILE or count >= PATIENCE_OF_HANDING_OVER:
+            tell_and_end(error, CANNOT_HAND_OVER)
+
+    sys.excepthook = hand_over_failed  # in a worker nothing else calls it: multiprocessing reports its errors itself
+    write_failed = staticmethod(lambda error, batch: tell_and_end(error, CANNOT_HAND_OVER))
+    multiprocessing.queues.Queue._on_queue_feeder_error = write_failed  # type: ignore[attr-defined]  # no type knows it
 
 
 @contextlib.contextmanager
@@ -176,6 +226,22 @@ class _Forbidden:
         )
 
 
+def allow_workers(num_workers: int, prefetch_factor: int) -> None:
+    """Makes sure that so many workers, each with so many batches ahead, may have their files open.
+
+    Raises:
+        OpenFilesError: they may not, naming the limit and what to do.
+    """
+    if not num_workers:
+        return
+    here = num_workers * (WORKER_FILES + BATCH_FILES * prefetch_factor) + BATCH_FILES
+    inside_a_worker = num_workers * WORKER_FILES + 2 * BATCH_FILES * (
+        prefetch_factor + 1
+    )  # once its own, once on its way
+    purpose = f"loading by {num_workers} workers, {prefetch_factor} batches each,"
+    allow_open_files(max(here, inside_a_worker), purpose, FEW_FILES)
+
+
 def make_loader(
     dataset: Dataset,
     batches: Iterable[list],
@@ -192,7 +258,12 @@ def make_loader(
         num_workers: processes that read and transform; 0 does it in this process.  They live as long as the loader.
         prefetch_factor: batches that each worker prepares ahead; without workers it has no effect.
         pin_memory: copy batches into page-locked memory, from which a GPU can fetch them without waiting.
+        collate_fn: its batches have BATCH_FILES tensors at most.
+
+    Raises:
+        OpenFilesError: as `allow_workers`.
     """
+    allow_workers(num_workers, prefetch_factor)
     method = start_method()
     if num_workers and method != "fork":
         dataset, collate_fn = Portable(dataset), Portable(collate_fn)  # type: ignore[assignment]  # it stands for either

@@ -13,8 +13,9 @@ import numpy as np
 
 from public import drawing
 from public.evaluation.topk import Classified, class_errors
-from public.files import write_whole
+from public.files import write_text
 from public.input import ImageError
+from public.reports.attempts import attempted
 from public.reports.tables import format_table
 from public.reports.titles import titled
 
@@ -31,19 +32,19 @@ def write_class_report(folder: Path, data, found: Classified, *, num_worst: int)
         num_worst: how many images are drawn; 0: no picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "predictions.csv", _predictions(data, found))
+    write_text(folder / "predictions.csv", _predictions(data, found))
     names = data.class_names
     errors = class_errors(found, data.labels, len(names))
     rows = [(name, *error) for name, error in zip(names, errors)]
-    _write(folder / "classes.csv", format_table(("class", "images", "top1_error"), rows, "csv") + "\n")
+    write_text(folder / "classes.csv", format_table(("class", "images", "top1_error"), rows, "csv") + "\n")
+    notes: list[str] = []
     if num_worst:
-        _draw_worst(folder / "worst_images.jpg", data, found, num_worst)
+        attempted(notes, "worst_images.jpg", _draw_worst, folder / "worst_images.jpg", data, found, num_worst)
     wrong = sorted((row for row in rows if row[2]), key=lambda row: (-(row[2] or 0), row[0]))
     if not wrong:
-        return "every image is right in the top 1"
-    return "the classes with the largest errors:\n" + format_table(
-        ("class", "images", "top1_error"), wrong[:WORST_CLASSES]
-    )
+        return "\n".join(["every image is right in the top 1", *notes])
+    table = format_table(("class", "images", "top1_error"), wrong[:WORST_CLASSES])
+    return "\n".join(["the classes with the largest errors:", table, *notes])
 
 
 def _predictions(data, found: Classified) -> str:
@@ -75,7 +76,3 @@ def _draw_worst(path: Path, data, found: Classified, num_worst: int) -> None:
         pictures.append(titled(image, [data.image_id(position), true, f"found: {best}"]))
     if pictures:
         drawing.save_image(path, drawing.contact_sheet(pictures, COLUMNS))
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))

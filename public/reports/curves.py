@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from public.reports.figures import new_figure, save_figure
+from public.reports.figures import label, new_figure, save_figure
 from public.runs.metrics import numbers, read_metrics
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _draw_losses(axes: "Axes", epochs: np.ndarray, curves: dict[str, np.ndarray]
         marker = "o" if len(curve) == 1 else None  # a line of one point cannot be seen
         axes.plot(epochs, np.where(np.isfinite(curve), curve, np.nan), color=color, alpha=0.25, linewidth=1)
         average = smoothed(np.where(np.isfinite(curve), np.minimum(curve, top), np.nan))
-        axes.plot(epochs, average, color=color, linewidth=1.8, marker=marker, label=name)
+        axes.plot(epochs, average, color=color, linewidth=1.8, marker=marker, label=label(name))
     if len(curves) > 1:
         axes.legend(frameon=False)
     notes = []
@@ -129,16 +129,9 @@ def _draw_metrics(axes: "Axes", eval_lines: list[dict], best_metric: str | None)
     name = chosen if chosen in curves else next(iter(curves))
     values = curves[name]
     best = int(np.nanargmin(values) if name in ERRORS else np.nanargmax(values))
-    label = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
-    axes.plot(
-        epochs[best],
-        values[best],
-        "*",
-        color=COLORS[list(curves).index(name)],
-        markersize=15,
-        markeredgecolor="white",
-        label=label,
-    )
+    text = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
+    color = COLORS[list(curves).index(name)]
+    axes.plot(epochs[best], values[best], "*", color=color, markersize=15, markeredgecolor="white", label=text)
     axes.set_ylim(0, 100 if name in ERRORS else 1)
     axes.legend(frameon=False, loc="best")
 

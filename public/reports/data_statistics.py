@@ -10,7 +10,8 @@ from public import drawing
 from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.input import ImageError, read_image
-from public.reports.figures import new_figure, save_figure
+from public.reports.figures import label, new_figure, save_figure
+from public.text import shown
 
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's limits of small, medium and large objects
 COLORS = ("#0072B2", "#D55E00", "#009E73")  # of the splits; Okabe and Ito's
@@ -54,7 +55,7 @@ def _box_lines(annotations):
 
 
 def _class_table(annotations, owners):
-    names = annotations.class_names
+    names = list(map(shown, annotations.class_names))
     width = max(len("class"), *map(len, names))
     lines = [
         f"classes  {len(names)}",
@@ -78,6 +79,8 @@ def _class_table(annotations, owners):
 
 def draw_classes(sets: dict[str, Annotations], path: Path, what: str = "boxes") -> None:
     """Writes a bar for each class and split: how often `labels` has it, on a logarithmic scale; `what` is counted."""
+    from matplotlib.ticker import NullFormatter  # here, see `public.reports.figures`
+
     names = next(iter(sets.values())).class_names
     figure = new_figure(9, 1.6 + len(names) * max(0.22, 0.14 * len(sets)), layout="constrained")
     axes = figure.subplots()
@@ -89,12 +92,13 @@ def draw_classes(sets: dict[str, Annotations], path: Path, what: str = "boxes") 
         axes.barh(places, np.maximum(counts, 0.5), height=height, color=COLORS[number % len(COLORS)], label=split)
         for place, count in zip(places, counts):
             axes.text(max(count, 0.5) * 1.05, place, f"{count:,}", va="center", fontsize=7)
-    axes.set_yticks(rows, names, fontsize=8)
+    axes.set_yticks(rows, [label(name) for name in names], fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xlim(left=0.5)
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
     axes.set_title(f"{what} of each class", loc="left", fontweight="bold")
     if len(sets) > 1:
@@ -113,10 +117,10 @@ def draw_boxes(sets: dict[str, Annotations], path: Path) -> None:
     largest = max(float(everything.max()), 2.0) * 1.1
     smallest = max(float(everything.min()), 0.1) / 1.1
     extent = np.log10([smallest, largest, smallest, largest])
-    shown = plane.hexbin(
+    density = plane.hexbin(
         *everything.T, gridsize=60, xscale="log", yscale="log", bins="log", mincnt=1, cmap="viridis", extent=extent
     )
-    figure.colorbar(shown, ax=plane, label="boxes")
+    figure.colorbar(density, ax=plane, label="boxes", format="{x:,g}")
     plane.set(xlabel="width in pixels", ylabel="height in pixels", aspect="equal")
     for number, (split, annotations) in enumerate(sets.items()):
         width, height = (annotations.boxes[:, 2:] - annotations.boxes[:, :2]).T
@@ -198,5 +202,5 @@ def _draw_sheet(panels, path):
         axes.axis("off")
     for axes, (picture, image) in zip(figure.axes, panels):
         axes.imshow(image, interpolation="antialiased")
-        axes.set_title(Path(picture).name, fontsize=9)
+        axes.set_title(label(Path(picture).name), fontsize=9)
     save_figure(path, figure)

@@ -22,7 +22,8 @@ import numpy as np
 from public.evaluation.curves import CURVE_IOUS, Curves, compute_curves
 from public.evaluation.detections import ImageDetections
 from public.evaluation.matching import MATCH_IOU, ImageMatches, confusion_matrix, match_images, worst_first
-from public.files import write_whole
+from public.files import write_text
+from public.reports.attempts import attempted
 from public.reports.evaluation_plots import draw_confusion_matrix, draw_pr_curves
 from public.reports.tables import format_table
 from public.reports.worst_images import draw_worst
@@ -71,16 +72,21 @@ def write_report(
     worst = worst_first(matches)
     rule = f"score >= {threshold.score:.4g} ({threshold.source}), IoU >= {MATCH_IOU}, classes compared after the match"
 
-    draw_pr_curves(folder / "pr_curves.png", curves)
-    draw_confusion_matrix(folder / "confusion_matrix.png", matrix, annotations.class_names, rule)
-    pictures = draw_worst(folder / "worst_images", annotations, detections, worst[:num_worst])
-    _write_text(folder / "classes.csv", format_table(CLASS_HEADER, class_rows(curves), "csv"))
-    _write_text(folder / "confusion_matrix.csv", _matrix_csv(matrix, annotations.class_names))
+    notes: list[str] = []
+    names, chosen = annotations.class_names, worst[:num_worst]
+    attempted(notes, "pr_curves.png", draw_pr_curves, folder / "pr_curves.png", curves)
+    file = folder / "confusion_matrix.png"
+    attempted(notes, file.name, draw_confusion_matrix, file, matrix, names, rule)
+    drawn = attempted(notes, "worst_images", draw_worst, folder / "worst_images", annotations, detections, chosen)
+    pictures = drawn or []
+    write_text(folder / "classes.csv", format_table(CLASS_HEADER, class_rows(curves), "csv") + "\n")
+    write_text(folder / "confusion_matrix.csv", _matrix_csv(matrix, names) + "\n")
     rows = _image_rows(annotations, worst, [path.relative_to(folder).as_posix() for path in pictures])
-    _write_text(folder / "worst_images.csv", format_table(IMAGE_HEADER, rows, "csv"))
+    write_text(folder / "worst_images.csv", format_table(IMAGE_HEADER, rows, "csv") + "\n")
     summary = _summary(threshold, matrix, curves, len(annotations), len(worst))
-    _write_text(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False))
-    return _text(curves, matrix, annotations.class_names, rule, rows[:num_worst], len(annotations), len(worst))
+    write_text(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    text = _text(curves, matrix, names, rule, rows[:num_worst], len(annotations), len(worst))
+    return "\n".join([text, *notes])
 
 
 def class_rows(curves: Curves) -> list[list]:
@@ -102,10 +108,6 @@ def _choose(curves: Curves, given: float | None) -> Threshold:
     if best is None:
         return Threshold(NO_THRESHOLD, "no detection is right, so no threshold is the best")
     return Threshold(best.threshold, f"the best F1 over all classes, {best.f1:.3f}")
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(f"{text}\n".encode()))
 
 
 def _matrix_csv(matrix: np.ndarray, class_names: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from public.drawing import class_colors
 from public.evaluation.curves import CURVE_IOUS, Curves
-from public.reports.figures import new_figure, save_figure
+from public.lettering import text_width
+from public.reports.figures import label, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MAX_NAMED_CURVES = 12  # with more classes only the best and the worst have a colour and a name
 MANY_CLASSES = 25  # from here on the confusion matrix has its names at all four sides
 MAX_DRAWN_CLASSES = 150  # of the confusion matrix; its table holds all
+MAX_LETTERS = 60  # of a name beside the confusion matrix
 _DPI = 100
 _CELL = 0.26  # inches
 
@@ -39,8 +41,8 @@ def draw_pr_curves(path: str | Path, curves: Curves) -> None:
         named, others = _named_classes(curves, i)
         defined = [ap for c in curves.classes if (ap := c.ap_at[i]) is not None]
         if defined:
-            label = f"mean of {len(defined)} classes  AP {np.mean(defined):.3f}"
-            axes.plot(curves.recall_levels, _until_zero(mean[i]), color="black", linewidth=2.6, label=label, zorder=2.5)
+            text = f"mean of {len(defined)} classes  AP {np.mean(defined):.3f}"
+            axes.plot(curves.recall_levels, _until_zero(mean[i]), color="black", linewidth=2.6, label=text, zorder=2.5)
         else:
             axes.text(0.5, 0.5, "no object to find", transform=axes.transAxes, ha="center", color="0.5")
         for k in others:
@@ -74,8 +76,8 @@ def _until_zero(precision: np.ndarray) -> np.ndarray:
 def _draw_class(axes: "Axes", curves: Curves, k: int, i: int, color: np.ndarray) -> None:
     curve = curves.classes[k]
     best = curve.best[i]
-    label = f"{curve.name}  AP {curve.ap_at[i]:.3f}" + (f", score {best.threshold:.2f}" if best else "")
-    axes.plot(curves.recall_levels, _until_zero(curve.precision[i]), color=color, linewidth=1.6, label=label)
+    text = f"{curve.name}  AP {curve.ap_at[i]:.3f}" + (f", score {best.threshold:.2f}" if best else "")
+    axes.plot(curves.recall_levels, _until_zero(curve.precision[i]), color=color, linewidth=1.6, label=label(text))
     if best:
         axes.plot(best.recall, best.precision, "o", color=color, markersize=6, markeredgecolor="white", zorder=3)
 
@@ -113,12 +115,12 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, class_names: Seq
         title += f"; the {len(chosen) - 1} of {len(matrix) - 1} classes with the most errors"
     matrix, shares = matrix[np.ix_(chosen, chosen)], shares[np.ix_(chosen, chosen)]
     names = [*class_names, "background"]
-    names = [names[k] for k in chosen]
+    names = [_shortened(label(names[k])) for k in chosen]
 
     digits = len(str(matrix.max()))
     enlargement = float(np.clip(20 / len(names), 1, 2.5))  # a few classes have room
     cell = max(_CELL, 0.07 * digits + 0.06) * enlargement
-    margin = 0.1 * max(map(len, names)) + 0.7  # inches, for the names
+    margin = max(max(0.1 * len(name), text_width(name, 10) / _DPI) for name in names) + 0.7  # inches, for the names
     side = cell * len(names)
     far_margin = margin if len(names) > MANY_CLASSES else 0.3
     width, height = max(margin + side + far_margin, 9.0), margin + side + far_margin + 0.7
@@ -134,6 +136,10 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, class_names: Seq
     figure.text(0.1 / width, 1 - 0.3 / height, title, fontsize=11, fontweight="bold", va="center")
     figure.text(0.1 / width, 1 - 0.6 / height, subtitle, fontsize=9, va="center")
     save_figure(path, figure)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 2]}.."
 
 
 def _chosen_classes(matrix: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Figures of matplotlib for reports: without pyplot, so that neither its backend nor its list of open figures is touched.
 
+Texts are drawn by `public.lettering`, as in all other pictures, and literally: a class may be called `$5_$10`.
+
 matplotlib is imported when the first figure is made: that takes more than a second, which a command that draws none,
 and the start of a training, do without.
 """
@@ -10,19 +12,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from public.drawing import save_image
+from public.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NOT_DRAWN = "\u200b"  # a space without width
+
 
 def new_figure(width: float, height: float, *, dpi: int = 100, layout: Any = None) -> "Figure":
     """An empty figure of `width` x `height` inches with `dpi` pixels an inch; `layout` is matplotlib's."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from public.reports import figure_canvas
+
     figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
-    FigureCanvasAgg(figure)
+    figure_canvas.LetteringCanvas(figure)
     return figure
+
+
+def label(name: str) -> str:
+    """`name`, such as a class's, for a legend or an axis, in one line.
+
+    A legend leaves out what begins with "_", matplotlib's sign for lines without a name; a mark that is not drawn keeps it.
+    """
+    name = shown(name)
+    return f"{NOT_DRAWN}{name}" if name.startswith("_") else name
 
 
 def save_figure(path: str | Path, figure: "Figure") -> None:
@@ -31,6 +46,13 @@ def save_figure(path: str | Path, figure: "Figure") -> None:
     Raises:
         OSError: the picture cannot be written; it is named.
     """
+    import matplotlib
+    from matplotlib.text import Text
+
     canvas: Any = figure.canvas
-    canvas.draw()
+    literal = {"text.parse_math": False, "text.usetex": False}
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, usetex=False)
+    with matplotlib.rc_context(literal):  # of texts that are made while the figure is drawn, such as numbers of an axis
+        canvas.draw()
     save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))

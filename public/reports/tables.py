@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+from public.text import shown
+
 STYLES = ("text", "markdown", "csv")
 
 Cell = str | int | float | None
@@ -46,4 +48,4 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: s
 def _shown(cell: Cell, digits: int) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.{digits}f}" if isinstance(cell, float) else shown(str(cell))

@@ -37,7 +37,7 @@ def read_digests(run: Path) -> list[dict]:
         raise FileNotFoundError(
             f"{path} is not there: the run ended before its first step, or is older than its record"
         )
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     found = []
     for number, line in enumerate(lines, 1):
         try:

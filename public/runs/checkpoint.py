@@ -5,17 +5,50 @@ not all is lost.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from public.checkpoint_files import load_checkpoint
+from public.checkpoint_files import is_count, is_state, load_checkpoint
 from public.files import write_whole
+from public.text import brief
 
 LATEST, PREVIOUS, DAMAGED = "latest.pth", "previous.pth", "latest_damaged.pth"
 PARTS = (  # of a checkpoint's "training", whatever the settings; with an EMA, raw_model and ema come to them
     "optimizer", "scaler", "step", "phase", "best", "evaluations_without_best", "metrics", "chain",
 )  # fmt: skip
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**1023  # type: ignore[operator]  # a number, then
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what the parts have to be: in words, and whether one is that
+    "optimizer": ("a dict", lambda value: isinstance(value, dict)),
+    "scaler": ("a dict", lambda value: isinstance(value, dict)),
+    "step": ("a number from 0", is_count),
+    "phase": ("training or evaluating", lambda value: value in ("training", "evaluating")),
+    "best": ("a number, or None", lambda value: value is None or _is_number(value)),
+    "evaluations_without_best": ("a number from 0", is_count),
+    "metrics": ("a dict", lambda value: isinstance(value, dict)),
+    "chain": ("a text", lambda value: isinstance(value, str)),
+    "raw_model": ("a dict of names and tensors", is_state),
+    "ema": (
+        "num_updates and decay_product",
+        lambda value: (
+            isinstance(value, dict)
+            and is_count(value.get("num_updates"))
+            and _is_number(value.get("decay_product"))
+            and 0 <= value["decay_product"] <= 1
+        ),
+    ),
+    "log_sizes": (
+        "the sizes of the logs",
+        lambda value: isinstance(value, dict) and all(isinstance(n, str) and is_count(v) for n, v in value.items()),
+    ),
+}
 
 
 def save_latest(value: dict, folder: Path) -> None:
@@ -54,12 +87,21 @@ def load_latest(folder: Path) -> tuple[dict, list[str]]:
 
 
 def check_parts(checkpoint: dict, *more: str) -> None:
-    """Raises ValueError, naming the part, where `checkpoint` is none of a run, or lacks one of PARTS or of `more`."""
+    """Raises ValueError, naming the part, where `checkpoint` is none of a run, lacks one of PARTS or of `more`, or a part is
+    not of its kind.
+    """
     if "training" not in checkpoint:
         raise ValueError(lacking("training"))
+    training = checkpoint["training"]
     for name in (*PARTS, *more):
-        if name not in checkpoint["training"]:
+        if name not in training:
             raise ValueError(lacking(name))
+    for name, (needed, is_right) in KINDS.items():
+        if name in training and not is_right(training[name]):
+            found = brief(training[name])
+            raise ValueError(
+                f"the checkpoint is damaged: {name!r}, a part of the state, has to be {needed}, not {found}"
+            )
 
 
 def lacking(name: str) -> str:

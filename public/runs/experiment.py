@@ -5,8 +5,8 @@ also where an experiment's folder has a model, a loss or settings of its own.
 """
 
 import importlib
-import json
 import os
+import re
 import sys
 import types
 from dataclasses import dataclass, is_dataclass
@@ -14,7 +14,10 @@ from pathlib import Path
 
 from public.config import TrainingConfig, classes_of, thaw
 from public.experiment_files import add_package
-from public.files import REPOSITORY
+from public.files import REPOSITORY, read_json_object
+from public.text import brief
+
+COPY = re.compile(r"experiment(_from_step\d+(_again)?)?")  # names of the copies that a run keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def load_experiment(path: str | Path) -> Experiment:
     path = Path(path).resolve()
     if (path / "config.json").is_file() and (run_copy(path) / "config.py").is_file():
         module = _load_package(run_copy(path))
-        config = thaw(_read_json(path / "config.json"), _known_classes(module))
+        config = _recorded_config(path / "config.json", module)
         return Experiment(folder=path.parent.parent, config=config, run=path)
     if (path / "config.py").is_file():
         return Experiment(folder=path, config=_load_package(path).config, run=None)
@@ -60,22 +63,30 @@ def load_experiment(path: str | Path) -> Experiment:
     )
 
 
+def _recorded_config(path: Path, module: types.ModuleType) -> TrainingConfig:
+    """The settings of a run, made of the classes of its page.  Raises ValueError, naming `path`, where they are damaged."""
+    try:
+        config = thaw(read_json_object(path), _known_classes(module))
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, TrainingConfig):
+        raise ValueError(f"{path} is damaged: it holds {type(config).__name__}(...), not the settings of a training")
+    return config
+
+
 def run_copy(run: Path) -> Path:
     """The copy of the experiment's folder that a run keeps: experiment/, or the one that its manifest names.
 
     It names another one where the run went on with changed code.
+
+    Raises:
+        ValueError: the manifest is damaged, naming it.
     """
     manifest = run / "manifest.json"
-    named = _read_json(manifest).get("experiment_copy") if manifest.is_file() else None
+    named = read_json_object(manifest).get("experiment_copy") if manifest.is_file() else None
+    if named is not None and not (isinstance(named, str) and COPY.fullmatch(named)):
+        raise ValueError(f"{manifest} is damaged: experiment_copy is {brief(named)}, no copy that a run makes")
     return run / (named or "experiment")
-
-
-def _read_json(path: Path) -> dict:
-    """Raises ValueError, naming the file, where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _load_package(folder: Path) -> types.ModuleType:

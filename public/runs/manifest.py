@@ -143,7 +143,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -159,7 +159,9 @@ def git_state() -> dict[str, Any]:
     diff = _git("diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/", "HEAD")
     status = _git("status", "--porcelain")
     names = (_git("ls-files", "--others", "--exclude-standard", "-z", "--", "public/*.py") or "").split("\0")
-    untracked = {name: (REPOSITORY / name).read_text(errors="backslashreplace") for name in names if name}
+    untracked = {
+        name: (REPOSITORY / name).read_text(encoding="utf-8", errors="backslashreplace") for name in names if name
+    }
     commit = (_git("rev-parse", "HEAD") or "").strip() or None
     return {"commit": commit, "diff": diff, "status": status, "untracked": untracked}
 

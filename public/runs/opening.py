@@ -25,6 +25,7 @@ class Opening:
     epochs: int
     checkpoint: dict | None
     lines: list[str]
+    source: Path | None = None  # the file of the checkpoint
     code_change: dict[str, list] = field(default_factory=dict)  # what --allow_code_change let pass: name -> [old, new]
 
 
@@ -104,7 +105,7 @@ def _resume(
     passed: list[str],
 ) -> Opening:
     checkpoint, notes = load_latest(run.path)
-    check_parts(checkpoint, "log_sizes", *(("raw_model", "ema") if config.ema else ()))
+    _check(run.path / LATEST, checkpoint, "log_sizes", *(("raw_model", "ema") if config.ema else ()))
     training = checkpoint["training"]
     lost = run.truncate_logs(training["log_sizes"])
     lines = [f"resuming {run.path} from step {training['step']} ({training['phase']}), best {training['best']}"]
@@ -123,8 +124,22 @@ def _resume(
         lines.append(f"the code has changed ({', '.join(change)}), as --allow_code_change lets it: recorded")
         run.replace_experiment(experiment, training["step"], identity=identity)
     return Opening(
-        run=run, path=run.path, epochs=config.epochs, checkpoint=checkpoint, lines=lines + passed, code_change=change
+        run=run,
+        path=run.path,
+        epochs=config.epochs,
+        checkpoint=checkpoint,
+        source=run.path / LATEST,
+        lines=lines + passed,
+        code_change=change,
     )
+
+
+def _check(path: Path, checkpoint: dict, *parts: str) -> None:
+    """As `check_parts`, naming the file."""
+    try:
+        check_parts(checkpoint, *parts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _extend(
@@ -133,7 +148,7 @@ def _extend(
     """A new run that goes on where `old` ended, for more epochs."""
     epochs = config.epochs + (parsed.options.extend_epochs or 0)
     checkpoint, _ = load_latest(old.path)
-    check_parts(checkpoint)
+    _check(old.path / LATEST, checkpoint)
     training = checkpoint["training"]
     if config.early_stop is not None and training["evaluations_without_best"] >= config.early_stop:
         training["evaluations_without_best"] = 0  # early stop ended the old run; the new one is to begin
@@ -149,4 +164,5 @@ def _extend(
     line = f"extending {old.path.name} from step {step} to epoch {epochs} (was {config.epochs}); new run {run.path}"
     first, last = (config.schedule.factor(1000 * epoch, 1000) for epoch in (config.epochs, epochs))
     rates = f"by the schedule the added epochs begin at {100 * first:.1f} % of lr and end at {100 * last:.1f} %"
-    return Opening(run=run, path=run.path, epochs=epochs, checkpoint=checkpoint, lines=[line, rates])
+    lines = [line, rates]
+    return Opening(run=run, path=run.path, epochs=epochs, checkpoint=checkpoint, source=old.path / LATEST, lines=lines)

@@ -4,7 +4,6 @@ A run that is young, killed or damaged is read as far as it goes: what could not
 """
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from public.files import read_json_object
 from public.runs.metrics import numbers, read_metrics
 
 RUN_FILES = ("manifest.json", "config.json", "metrics.jsonl", "train.log")  # a folder with any of them is a run
@@ -176,17 +176,12 @@ def _with_remarks(record: RunRecord) -> RunRecord:
 
 def _read_json(path: Path, notes: list[str]) -> dict:
     try:
-        value = json.loads(path.read_text())
+        return read_json_object(path)
     except FileNotFoundError:
         notes.append(f"no {path.name}")
-        return {}
     except (OSError, ValueError) as error:
-        notes.append(f"{path.name} cannot be read: {error}")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} holds no object")
-        return {}
-    return value
+        notes.append(str(error).removeprefix(f"{path.parent}/"))
+    return {}
 
 
 def _check_lines(path: Path, train: list[dict], evals: list[dict]) -> None:

@@ -20,10 +20,11 @@ from typing import IO
 
 from public.config import TrainingConfig, differences, freeze
 from public.experiment_files import experiment_files
-from public.files import write_whole
+from public.files import read_json_object, write_text
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, load_experiment, run_copy
 from public.runs.manifest import CODE, code_change
+from public.text import ESCAPED
 
 LOG_FILES = ("train.log", "metrics.jsonl", "digests.jsonl")
 
@@ -33,7 +34,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     # ------------------------------------------------------------------------------------------ making and locking
 
@@ -87,7 +88,7 @@ class RunFolder:
         A forked loader worker gets a copy of the open file, which would keep the folder locked as long as it outlives a
         killed run; so it closes its copy.
         """
-        self._lock = open(self.path / "lock", "a")  # noqa: SIM115 - held as long as the run
+        self._lock = open(self.path / "lock", "ab")  # noqa: SIM115 - held as long as the run
         try:
             fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,14 +106,11 @@ class RunFolder:
 
     def write_json(self, name: str, value: object) -> None:
         """Writes `value` whole or not at all."""
-        write_whole(self.path / name, lambda file: file.write(f"{json.dumps(value, indent=2)}\n".encode()))
+        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> dict:
         """Raises ValueError, naming the file, where it is damaged."""
-        try:
-            return json.loads((self.path / name).read_text())
-        except ValueError as error:
-            raise ValueError(f"{self.path / name} is damaged: {error}") from error
+        return read_json_object(self.path / name)
 
     @property
     def manifest(self) -> dict:
@@ -124,7 +122,7 @@ class RunFolder:
     def append(self, name: str, line: str) -> None:
         """Adds `line` to one of LOG_FILES, flushed at once.  Raises OSError, naming the file and the reason."""
         try:
-            with open(self.path / name, "a") as file:
+            with open(self.path / name, "a", encoding="utf-8", errors=ESCAPED) as file:
                 file.write(line + "\n")
         except OSError as error:
             raise OSError(f"{self.path / name} could not be written ({error})") from error

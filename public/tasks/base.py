@@ -12,12 +12,14 @@ from torch import nn
 
 from public.config import TrainingConfig
 from public.families import SETTINGS_CLASSES
-from public.files import write_whole
+from public.files import write_text
 from public.input import normalise
 from public.loading.samplers import EvalBatches, TrainBatches
+from public.loading.workers import allow_workers
 from public.parallel import collectives
 from public.parallel.processes import worker_count
 from public.precision import memory_format
+from public.text import shown
 
 
 class BaseTask(ABC):
@@ -85,11 +87,14 @@ class BaseTask(ABC):
     # ------------------------------------------------------------------------------------------ before a run
 
     def check_batches(self) -> None:
-        """Refuses, before a run is made, a batch that does not fit the data, the processes or the micro-batches.
+        """Refuses, before a run is made, a batch that does not fit the data, the processes or the micro-batches; and workers
+        for which too few files may be open.
 
         Raises:
             ValueError: naming the two numbers.
+            OSError: the workers would need more open files than are allowed.
         """
+        allow_workers(self.num_workers, self.config.prefetch_factor)
         self.train_keys(first_step=0, num_steps=0)
         share = self.config.batch_size // collectives.world_size()
         if share % self.config.accumulate:
@@ -227,11 +232,11 @@ class BaseTask(ABC):
             How many pictures of the training set it lists.
         """
         path = folder / "bad_samples.txt"
-        lines = dict.fromkeys(path.read_text().splitlines()) if path.exists() else {}
-        if self._skipped.keys() - lines.keys():
-            lines |= self._skipped
+        lines = dict.fromkeys(path.read_text(encoding="utf-8").splitlines()) if path.exists() else {}
+        if {shown(line) for line in self._skipped} - lines.keys():
+            lines |= {shown(line): None for line in self._skipped}
             content = "".join(f"{line}\n" for line in lines)
-            write_whole(path, lambda file: file.write(content.encode()))
+            write_text(path, content)
         return sum(line.startswith("train: ") for line in lines)
 
 

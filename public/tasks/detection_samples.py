@@ -9,7 +9,10 @@ import numpy as np
 from public import drawing
 from public.datasets.pictures import load_sample
 from public.datasets.sample import Sample, SampleKey
+from public.lettering import fitting_height, write
 from public.tasks.detection import DetectionTask
+
+TEXT_HEIGHT, SMALLEST_TEXT, LINE_HEIGHT = 11, 5, 18  # pixels; the first two of a capital letter
 
 
 class Shown(NamedTuple):
@@ -120,12 +123,10 @@ def _drawn(sample, class_names, side):
 def _titled(picture, lines):
     """`picture` under lines of text, which shrink to its width."""
     width = picture.shape[1]
-    scale, height = 0.5, 18
-    longest = max(cv2.getTextSize(line, drawing.FONT, scale, 1)[0][0] for line in lines)
-    scale *= min(1, (width - 4) / max(longest, 1))
-    strip = np.full((height * len(lines) + 4, width, 3), drawing.BACKGROUND, dtype=np.uint8)
+    height = fitting_height(lines, width - 4, TEXT_HEIGHT, SMALLEST_TEXT, is_bold=False)
+    strip = np.full((LINE_HEIGHT * len(lines) + 4, width, 3), drawing.BACKGROUND, dtype=np.uint8)
     for number, line in enumerate(lines, start=1):
-        cv2.putText(strip, line, (2, number * height - 4), drawing.FONT, scale, drawing.INK, 1, cv2.LINE_AA)
+        write(strip, line, (2, number * LINE_HEIGHT - 4), height, drawing.INK, is_bold=False)
     return np.concatenate([strip, picture])
 
 

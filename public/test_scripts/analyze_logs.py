@@ -22,7 +22,7 @@ import numpy as np
 
 from public import commands
 from public.reports.curves import COLORS, smoothed
-from public.reports.figures import new_figure, save_figure
+from public.reports.figures import label, new_figure, save_figure
 from public.reports.tables import STYLES, format_table
 from public.runs.records import RunRecord, find_runs, read_run, short_names
 
@@ -148,8 +148,8 @@ def draw(
     for axes in panels[len(keys) :]:
         axes.remove()
     handles = {name: handles[name] for name in names if name in handles}
-    figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=legend_columns, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - legend_inches / height))
+    figure.legend(handles.values(), map(label, handles), loc="upper center", ncols=legend_columns, frameon=False)
+    figure.set_layout_engine("tight", rect=(0, 0, 1, 1 - legend_inches / height))
     save_figure(path, figure)
 
 
@@ -174,7 +174,7 @@ def _draw_panel(
         (lines[name],) = axes.plot(
             places, values, color=color, linestyle=style, linewidth=1.6, marker=marker, markersize=3.5
         )
-    axes.set_title(key, loc="left", fontweight="bold")
+    axes.set_title(label(key), loc="left", fontweight="bold")
     axes.set_xlabel(x)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -34,7 +34,7 @@ from torch import nn
 
 from public import commands, random_streams
 from public.evaluation.topk import TOP, best_classes
-from public.files import write_whole
+from public.files import write_text
 from public.inference.places import Network, find_network, open_any
 from public.inference.sources import find_images
 from public.input import ClassificationInput, InputSpec, normalise, prepare, prepare_crop, read_image, to_image
@@ -312,7 +312,7 @@ def _write_json(path: Path, name: str, conditions: str, checkpoint: Path | None,
         "images": origin,
         "timings": [timing._asdict() for timing in timings],
     }
-    write_whole(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+    write_text(path, json.dumps(value, indent=1))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
 from public.datasets.preparing import checks, class_checks
 from public.datasets.voc import read_voc_folder
-from public.files import write_whole
+from public.files import read_json, write_text
 from public.reports import data_statistics as statistics
 from public.runs.experiment import Experiment, find_data_root, load_experiment
 
@@ -87,8 +87,8 @@ def check(arguments: argparse.Namespace) -> int:
         describe: Any = class_checks.describe if _is_labelled(annotations) else statistics.describe
         tables += [f"{split}: {annotations.description}", *describe(annotations), ""]
     tables += _draw(found, defects, output)
-    _write(output / REPORT, "\n".join([*tables, *_listed(defects, None), _verdict(defects)]) + "\n")
-    _write(output / LIST, json.dumps([defect._asdict() for defect in defects], indent=1) + "\n")
+    write_text(output / REPORT, "\n".join([*tables, *_listed(defects, None), _verdict(defects)]) + "\n")
+    write_text(output / LIST, json.dumps([defect._asdict() for defect in defects], indent=1) + "\n")
     print("\n".join([*tables, *_listed(defects, arguments.max_lines), _verdict(defects)]))
     print(f"all of it: {output / REPORT}; {output / LIST}")
     return sum(defect.is_error for defect in defects)
@@ -185,7 +185,7 @@ def _find_images(path: Path) -> Path:
     around += [above / split, above / "images" / split, above / "images", above / "JPEGImages"]
     present = [folder for folder in around if folder.is_dir()]
     try:
-        names = [image["file_name"] for image in json.loads(path.read_text(encoding="utf-8-sig"))["images"]][:100]
+        names = [image["file_name"] for image in read_json(path)["images"]][:100]
     except (ValueError, KeyError, TypeError):
         return present[0]  # reading the json says what is wrong with it
     for folder in present:
@@ -281,10 +281,6 @@ def _listed(defects: list[Defect], most: int | None) -> list[str]:
 def _verdict(defects: list[Defect]) -> str:
     num_errors = sum(defect.is_error for defect in defects)
     return f"{num_errors} errors, {len(defects) - num_errors} warnings"
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

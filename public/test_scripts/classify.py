@@ -14,7 +14,7 @@ from typing import Any
 from public import commands
 from public.datasets.imagenet_names import readable_names
 from public.evaluation.topk import TOP
-from public.files import write_whole
+from public.files import write_text
 from public.inference.places import open_classifier
 from public.inference.sources import find_images
 
@@ -46,7 +46,7 @@ def classify(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         for entry in results[str(path)]:
             print(f"  {entry['score']:7.2%}  {entry['name']}")
     if arguments.json:
-        write_whole(arguments.json, lambda file: file.write(json.dumps(results, indent=1).encode()))
+        write_text(arguments.json, json.dumps(results, indent=1))
         print(f"written to {arguments.json.resolve()}")
     return results
 

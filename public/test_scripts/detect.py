@@ -32,6 +32,7 @@ from public.inference.results import Results
 from public.inference.sources import camera_number, find_images, is_image
 from public.inference.window import Window, has_display
 from public.input import ImageError, read_image
+from public.text import let_everything_be_printed
 
 RECORDING_FPS = 25.0  # of a camera that states none
 
@@ -66,6 +67,7 @@ def detect(arguments: argparse.Namespace) -> Results:
     Raises:
         SystemExit: Ctrl-C ended it early (status 130), or an image could not be read (status 1), after all was written.
     """
+    let_everything_be_printed()
     _check(arguments)
     camera = camera_number(arguments.source)
     if camera is None and not Path(arguments.source).exists():

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch import nn
 
 from public import commands
-from public.files import write_whole
+from public.files import write_text
 from public.inference.places import Network, find_network
 from public.models.fuse import fuse
 from public.models.operations import Count, count_operations, example_input
@@ -113,7 +113,7 @@ def _write_json(path: Path, network: Network, size: tuple[int, int], is_fused: b
         "modules": [row._asdict() for row in count.rows],
         "uncounted": count.uncounted,
     }
-    write_whole(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+    write_text(path, json.dumps(value, indent=1))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from torchvision.models import get_model_weights
 
 from public import commands
-from public.files import write_whole
+from public.files import write_text
 from public.models import create_model
 from public.models.backbones import NETWORKS, family_of, image_size, published_classes
 from public.models.operations import count_operations, example_input
@@ -75,7 +75,7 @@ def write_table(arguments: argparse.Namespace) -> None:
     if arguments.output is None:
         print(text, end="")
         return
-    write_whole(arguments.output, lambda file: file.write(text.encode()))
+    write_text(arguments.output, text)
     print(f"written to {arguments.output.resolve()}")
 
 

@@ -8,13 +8,13 @@ Nothing is written but OUT.json; the same input gives the same bytes.  A wrong l
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from public import commands
 from public.datasets.coco import Coco
 from public.datasets.yolo import NO_LABELS, convert_yolo, read_names
-from public.files import write_whole
+from public.files import write_text
+from public.text import as_json
 
 MAX_NOTES = 20  # lines on single boxes that are printed
 
@@ -53,8 +53,7 @@ def convert(arguments: argparse.Namespace) -> None:
         unused_labels=arguments.unused_labels,
     )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(converted.content, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(arguments.output, lambda file: file.write(text.encode()))
+    write_text(arguments.output, as_json(converted.content) + "\n")
 
     output, images = arguments.output.resolve(), arguments.images.resolve()
     data = Coco(annotations=output.name, images=str(images), classes=names, keep_empty_images=True)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from public.files import write_text
 from public.loading.workers import DeadWorkerError
 from public.parallel import collectives
 from public.training.determinism import NondeterministicError
@@ -34,7 +35,7 @@ def keep_traceback(error: Exception, folder: Path) -> str:
     """Writes the traceback of `error` into the run's folder; the file's name, or why there is none."""
     path = folder / f"error_rank{collectives.rank()}.txt"
     try:
-        path.write_text("".join(traceback.format_exception(error)))
+        write_text(path, "".join(traceback.format_exception(error)))
     except OSError as failure:
         return f"the traceback could not be written: {failure}"
     return f"traceback in {path}"

@@ -113,7 +113,9 @@ class Trainer:
             self._epoch = epoch
             self.task.on_epoch(state.model, epoch)
         if self.is_main and state.step < config.num_pictures:
-            self.task.draw_batch(batch, state.step, self.run.path / "pictures")
+            self.reporter.attempt(
+                "drawing a batch", self.task.draw_batch, batch, state.step, self.run.path / "pictures"
+            )
         random_streams.seed_torch(config.seed, "step", state.step, collectives.rank())
         train(state.model)
         for layer in self.frozen_batchnorm:
@@ -264,10 +266,11 @@ class Trainer:
         if self.is_main:
             if is_best:
                 self.save_best(metrics)
-            self.task.draw_predictions(self.run.path / "pictures")
+            reporter.attempt("drawing predictions", self.task.draw_predictions, self.run.path / "pictures")
             if count := self.task.write_bad_samples(self.run.path):
                 reporter.line(f"{count} training pictures could not be used, others took their places: bad_samples.txt")
-            draw_curves(self.run.path / "metrics.jsonl", self.run.path / "curves.png", self.config.best_metric)
+            metrics_file, picture = self.run.path / "metrics.jsonl", self.run.path / "curves.png"
+            reporter.attempt("drawing the curves", draw_curves, metrics_file, picture, self.config.best_metric)
         self.save()
         reporter.skip_time()
 

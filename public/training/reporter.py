@@ -1,14 +1,18 @@
 """What a run tells: lines on the terminal and in train.log, metrics.jsonl, TensorBoard, and a progress bar.  Rank 0 only."""
 
+import functools
 import math
 import resource
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from public.reports.attempts import attempted
 from public.runs.run_folder import RunFolder
 
 
@@ -22,32 +26,60 @@ class Reporter:
         self._events: Any = None
         self._mark: tuple[float, int] | None = None
         self._step = 0
+        self._is_terminal_gone = False  # whether standard output can no longer be written
 
     def line(self, text: str) -> None:
         """One line for the user, on the terminal and in train.log."""
         if self.run is None:
             return
         self.note(text)
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
-        else:
-            print(text, flush=True)
+        if self._is_terminal_gone:
+            return
+        try:
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stdout)
+            else:
+                print(text, flush=True)
+        except (OSError, ValueError) as error:  # a pipe whose reader has gone, a full disk, a stream that was closed
+            self._is_terminal_gone = True
+            self.note(f"standard output cannot be written ({error}); from here on all is told in train.log only")
 
     def note(self, text: str) -> None:
         """One line in train.log only."""
         if self.run is not None:
             self.run.append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
+    def attempt(self, what: str, report: Callable[..., object], *arguments: Any) -> None:
+        """Calls `report`, which prints or draws; where it fails, a line says so, and the run goes on: it needs no report."""
+        notes: list[str] = []
+        attempted(notes, what, report, *arguments)
+        for note in notes:
+            self.line(note)
+
     def start(self, *, step: int, num_steps: int) -> None:
         """Opens the bar (on a terminal) and TensorBoard's events, whose entries from `step` on are replaced."""
         if self.run is None:
             return
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only runs need it
-
-        self._events = SummaryWriter(self.run.path / "tensorboard", purge_step=step + 1)
+        self.attempt("TensorBoard's record", self._open_events, self.run.path / "tensorboard", step + 1)
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
         self._mark, self._step = (time.perf_counter(), step), step
+
+    def _open_events(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only runs need it
+
+        self._events = SummaryWriter(folder, purge_step=step)
+
+    def _tell_events(self, kind: str, scalars: dict, step: int, *, flush: bool = False) -> None:
+        """Gives numbers to TensorBoard; after an error it gets no more."""
+        if self._events is None:
+            return
+        events, self._events = self._events, None
+        for name, value in scalars.items():
+            events.add_scalar(f"{kind}/{name}", value, step)
+        if flush:
+            events.flush()
+        self._events = events
 
     def skip_time(self) -> None:
         """Leaves what happened since the last call (an evaluation) out of images/s."""
@@ -78,8 +110,7 @@ class Reporter:
             gradient_norm=norm if norm is None or math.isfinite(norm) else None,  # fp16 skips such steps
             images_per_second=round(speed, 2), memory_gib=round(memory, 3),
         )  # fmt: skip
-        for name, value in scalars.items():
-            self._events.add_scalar(f"train/{name}", value, step)
+        self.attempt("TensorBoard's record", self._tell_events, "train", scalars, step)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in ({"loss": total} | losses).items())
         tail = f"lr {lr:.3g}  {speed:.1f} images/s  {memory:.2f} GiB"
         if self._bar is not None:
@@ -94,10 +125,8 @@ class Reporter:
         if self.run is None:
             return
         self.run.append_metrics(kind="eval", step=step, epoch=epoch, metrics=metrics)
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                self._events.add_scalar(f"eval/{name}", value, step)
-        self._events.flush()
+        scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        self.attempt("TensorBoard's record", functools.partial(self._tell_events, flush=True), "eval", scalars, step)
 
     def _memory_gib(self) -> float:
         if self.device.type == "cuda":
@@ -110,5 +139,5 @@ class Reporter:
             self._bar.close()
             self._bar = None
         if self._events is not None:
-            self._events.close()
+            self.attempt("TensorBoard's record", self._events.close)
             self._events = None

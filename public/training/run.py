@@ -12,6 +12,7 @@ import torch
 from public import command_line, random_streams
 from public.checkpoint_files import digest
 from public.config import TrainingConfig, replace
+from public.files import write_text
 from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
@@ -20,10 +21,11 @@ from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, find_data_root, load_experiment
-from public.runs.opening import open_on_rank_0
+from public.runs.opening import Opening, open_on_rank_0
 from public.runs.run_folder import RunFolder
 from public.tasks import make_task
 from public.tasks.base import BaseTask
+from public.text import let_everything_be_printed, shown
 from public.training import failures
 from public.training.determinism import check_compile
 from public.training.freezing import freeze_parameters
@@ -36,6 +38,7 @@ from public.weights.load import check_keywords, find_starting_weights, load_star
 
 def main(file: str) -> None:
     """Trains the experiment in whose folder `file` lies."""
+    let_everything_be_printed()
     experiment = load_experiment(Path(file).resolve().parent)
     parsed = command_line.parse(experiment.config, _recipe_card(experiment), sys.argv[1:])
     try:
@@ -74,7 +77,7 @@ def train(
         for line in opening.lines:
             reporter.line(line)
         if opening.checkpoint:
-            state.load_state_dict(opening.checkpoint)
+            _load(state, opening)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
         for note in [*parsed.notes, slow_on(config.precision, device), *task.describe(), task.worker_note, *notes]:
@@ -107,6 +110,14 @@ def train(
             reporter.close()
         run.close()
     return metrics
+
+
+def _load(state: TrainingState, opening: Opening) -> None:
+    """Puts the state of the checkpoint back; an error names its file."""
+    try:
+        state.load_state_dict(opening.checkpoint or {})
+    except ValueError as error:
+        raise ValueError(f"{opening.source}: {error}") from error
 
 
 def _end_with_a_line(error: Exception, advice: str, run: RunFolder, reporter: Reporter) -> None:
@@ -178,7 +189,7 @@ def _record_start(
         start |= {"code_change": code_change, "git": manifest.git_state()}
     run.update_manifest(starts=[*run.manifest["starts"], start], data=task.describe())
     for name, lines in task.records().items():
-        (run.path / name).write_text("\n".join(lines) + "\n")
+        write_text(run.path / name, "".join(f"{shown(line)}\n" for line in lines))
 
 
 def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Reporter) -> None:
@@ -187,8 +198,7 @@ def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Repo
         digests["ema"] = digest(state.ema.model.state_dict())
     finished = {"time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "step": state.step, "digests": digests}
     run.update_manifest(finished=finished | {"metrics": state.metrics, "best": state.best})
-    for line in task.report(state.metrics).splitlines():
-        reporter.line(line)
+    reporter.attempt("the report", lambda: [reporter.line(line) for line in task.report(state.metrics).splitlines()])
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
     reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")
@@ -208,4 +218,4 @@ def _check_equal_weights(state: TrainingState) -> None:
 
 def _recipe_card(experiment: Experiment) -> str:
     """The docstring of the experiment's config.py."""
-    return ast.get_docstring(ast.parse((experiment.folder / "config.py").read_text())) or experiment.name
+    return ast.get_docstring(ast.parse((experiment.folder / "config.py").read_bytes())) or experiment.name

@@ -7,6 +7,7 @@ from torch import nn
 
 from public.parts import load_state, state_of
 from public.runs.checkpoint import check_parts, lacking
+from public.text import brief
 from public.training.ema import ModelEMA
 
 
@@ -55,7 +56,8 @@ class TrainingState:
         """Puts the whole state back.
 
         Raises:
-            ValueError: naming the part of the state that the checkpoint lacks, or the weights that do not fit.
+            ValueError: naming the part of the state that the checkpoint lacks or that is of another kind, or the weights
+                that do not fit.
         """
         check_parts(checkpoint)
         try:
@@ -63,6 +65,7 @@ class TrainingState:
             load_state(self.model, training["raw_model"] if self.ema else checkpoint["model"])
             if self.ema:
                 self.ema.load_state_dict({"model": checkpoint["model"]} | training["ema"])
+            _check_optimizer(self.optimizer.state_dict(), training["optimizer"], self.optimizer.param_groups)
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
             self.step = training["step"]
@@ -73,6 +76,57 @@ class TrainingState:
             self.chain = training["chain"]
         except KeyError as error:  # inside a part
             raise ValueError(lacking(error.args[0])) from error
-        except RuntimeError as error:  # torch's, which names the weights
+        except (RuntimeError, TypeError, AttributeError) as error:  # torch's, which names the weights
             reason = " ".join(str(error).split())
             raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error
+
+
+def _check_optimizer(own: dict, saved: dict, groups: list[dict]) -> None:
+    """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step.
+
+    Args:
+        own: the state that it has before.
+        groups: its groups, with the parameters themselves.
+    """
+    wrong = None
+    if not isinstance(saved.get("param_groups"), list) or not isinstance(saved.get("state"), dict):
+        wrong = "it has no groups of parameters, or no state of them"
+    elif len(saved["param_groups"]) != len(own["param_groups"]):
+        wrong = f"it has {len(saved['param_groups'])} groups of parameters, the optimizer {len(own['param_groups'])}"
+    else:
+        for number, (group, theirs) in enumerate(zip(own["param_groups"], saved["param_groups"])):
+            wrong = wrong or _group_problem(group, theirs, f"its group {number}")
+        shapes = [parameter.shape for group in groups for parameter in group["params"]]
+        wrong = wrong or _state_problem(saved["state"], shapes)
+    if wrong:
+        raise ValueError(f"the checkpoint does not fit the optimizer: {wrong}")
+
+
+def _group_problem(own: dict, saved: object, name: str) -> str | None:
+    if not isinstance(saved, dict) or saved.get("params") != own["params"]:
+        return f"{name} is not one of the same parameters"
+    for key in own.keys() & saved.keys():
+        if _kind(own[key]) != _kind(saved[key]):
+            return f"{key} of {name} is {brief(saved[key])}, where {own[key]!r} stood"
+    return None if "lr" in saved else f"{name} has no lr"
+
+
+def _kind(value: object) -> object:
+    """What a value of a group may be exchanged for: a number for a finite number, a tuple for one of as many numbers."""
+    if isinstance(value, list | tuple):
+        return [_kind(item) for item in value]
+    if type(value) in (int, float):
+        return "number" if abs(value) < 2**1023 else "not finite"  # type: ignore[operator]  # a number, then
+    return type(value)
+
+
+def _state_problem(state: dict, shapes: list[torch.Size]) -> str | None:
+    for number, entries in state.items():
+        if type(number) is not int or not 0 <= number < len(shapes) or not isinstance(entries, dict):
+            return f"its state of parameter {brief(number)} is none"
+        for name, value in entries.items():
+            is_known = value is None or type(value) in (int, float) or torch.is_tensor(value)
+            if not is_known or (torch.is_tensor(value) and value.ndim and value.shape != shapes[number]):
+                found = tuple(value.shape) if torch.is_tensor(value) else brief(value)
+                return f"{name} of parameter {number}, of shape {tuple(shapes[number])}, is {found}"
+    return None

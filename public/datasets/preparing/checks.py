@@ -16,7 +16,10 @@ from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.datasets.pictures import check_size, load_picture
 from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
+from public.files import allow_open_files
 from public.input import ImageError, read_size
+
+FILES_A_PROCESS = 6  # pipes to a process that looks at pictures
 
 
 class Seen(NamedTuple):
@@ -58,7 +61,13 @@ def look_at(pictures: Dataset, *, num_workers: int, title: str) -> list[Seen]:
     Args:
         num_workers: processes; 0 reads in this one.
         title: of the progress bar, which a terminal shows.
+
+    Raises:
+        OSError: so many processes would need more open files than are allowed.
     """
+    allow_open_files(
+        num_workers * FILES_A_PROCESS, f"looking at pictures by {num_workers} processes", "--workers takes fewer"
+    )
     loader = DataLoader(
         pictures,
         batch_size=None,

@@ -8,6 +8,7 @@ from public.datasets.classification_set import ClassificationSet
 from public.datasets.defects import Defect
 from public.datasets.preparing.checks import Seen, file_sha256
 from public.input import ImageError, read_size
+from public.text import shown
 
 
 class LabelledPictures(Dataset):
@@ -42,12 +43,11 @@ class LabelledPictures(Dataset):
 def describe(pictures: ClassificationSet) -> list[str]:
     """Lines with the counts of pictures and classes."""
     counts = pictures.counts()
-    width = max(len("class"), *map(len, pictures.class_names))
+    names = list(map(shown, pictures.class_names))
+    width = max(len("class"), *map(len, names))
     lines = [
         f"images   {len(pictures)}",
         f"classes  {len(counts)}, with {counts.min()} to {counts.max()} images",
         f"         {'class':<{width}}{'images':>10}",
     ]
-    return lines + [
-        f"         {name:<{width}}{count:>10}" for name, count in zip(pictures.class_names, counts.tolist())
-    ]
+    return lines + [f"         {name:<{width}}{count:>10}" for name, count in zip(names, counts.tolist())]

@@ -385,7 +385,7 @@ def find_fault(folder: Path, splits: dict[str, int]) -> str | None:
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             return f"the list ImageSets/Main/{split}.txt is missing"
-        image_ids = listing.read_text().split()
+        image_ids = listing.read_text(encoding="utf-8").split()
         if len(image_ids) != expected:
             return f"ImageSets/Main/{split}.txt lists {len(image_ids)} images, not {expected}"
         for name, extension in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):

@@ -5,6 +5,8 @@ import os
 import shutil
 from collections.abc import Callable
 
+from public.files import read_json
+
 
 def make_drawn_set(out: str, parameters: dict, write: Callable[[str], None], *, what: str, description: str) -> bool:
     """Lets `write` fill a folder beside `out` that becomes `out` when it is done; False if this very set is there.
@@ -47,8 +49,7 @@ def _is_complete(out: str, parameters: dict, what: str, description: str) -> boo
     if not os.path.isdir(out) or not os.listdir(out):
         return False
     try:
-        with open(os.path.join(out, description), encoding="utf-8") as file:
-            found = json.load(file)
+        found = read_json(os.path.join(out, description))
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{out} is not empty and holds no {description}: draw into another folder") from error
     if found != parameters:
