@@ -1,6 +1,7 @@
 """What training changes, and how it goes into a checkpoint and comes back."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,12 +112,12 @@ def _group_problem(own: dict, saved: object, name: str) -> str | None:
     return None if "lr" in saved else f"{name} has no lr"
 
 
-def _kind(value: object) -> object:
+def _kind(value: Any) -> object:
     """What a value of a group may be exchanged for: a number for a finite number, a tuple for one of as many numbers."""
     if isinstance(value, list | tuple):
         return [_kind(item) for item in value]
     if type(value) in (int, float):
-        return "number" if abs(value) < 2**1023 else "not finite"  # type: ignore[operator]  # a number, then
+        return "number" if abs(value) < 2**1023 else "not finite"
     return type(value)
 
 
