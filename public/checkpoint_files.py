@@ -81,7 +81,8 @@ ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a checkpoint: in
     "part": ("a text", lambda value: isinstance(value, str)),
     "training": ("a dict", _is_dict),
     "step": ("a number from 0", is_count),
-} | {name: ("a dict with names", _is_dict) for name in ("input", "detector", "classifier", "keywords", "metrics")}
+    **{name: ("a dict with names", _is_dict) for name in ("input", "detector", "classifier", "keywords", "metrics")},
+}
 
 
 def why_unreadable(error: Exception) -> str:
