@@ -5,6 +5,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,15 +73,16 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
-ENTRIES: dict[str, tuple[str, Callable[[object], bool]]] = {  # of a checkpoint: in words, and whether a value is that
+ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a checkpoint: in words, and whether a value is that
     "model": ("a dict of names and tensors", is_state),
     "model_name": ("a text", lambda value: isinstance(value, str)),
-    "num_classes": ("a number from 1, or None", lambda value: value is None or (is_count(value) and value != 0)),
+    "num_classes": ("a number from 1, or None", lambda value: value is None or (is_count(value) and bool(value))),
     "class_names": ("a list of names", _are_names),
     "part": ("a text", lambda value: isinstance(value, str)),
     "training": ("a dict", _is_dict),
     "step": ("a number from 0", is_count),
-} | {name: ("a dict with names", _is_dict) for name in ("input", "detector", "classifier", "keywords", "metrics")}
+    **{name: ("a dict with names", _is_dict) for name in ("input", "detector", "classifier", "keywords", "metrics")},
+}
 
 
 def why_unreadable(error: Exception) -> str:

@@ -50,7 +50,7 @@ def save_figure(path: str | Path, figure: "Figure") -> None:
     from matplotlib.text import Text
 
     canvas: Any = figure.canvas
-    literal = {"text.parse_math": False, "text.usetex": False}
+    literal: Any = {"text.parse_math": False, "text.usetex": False}
     for text in figure.findobj(Text):
         text.set(parse_math=False, usetex=False)
     with matplotlib.rc_context(literal):  # of texts that are made while the figure is drawn, such as numbers of an axis

@@ -1,6 +1,7 @@
 """What training changes, and how it goes into a checkpoint and comes back."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,15 +83,16 @@ class TrainingState:
 
 
 def _check_optimizer(own: dict, saved: dict, groups: list[dict]) -> None:
-    """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step.
+    """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step;
+    KeyError, naming it, where a part is missing.
 
     Args:
         own: the state that it has before.
         groups: its groups, with the parameters themselves.
     """
     wrong = None
-    if not isinstance(saved.get("param_groups"), list) or not isinstance(saved.get("state"), dict):
-        wrong = "it has no groups of parameters, or no state of them"
+    if not isinstance(saved["param_groups"], list) or not isinstance(saved["state"], dict):
+        wrong = "its groups of parameters are no list, or their state is no dict"
     elif len(saved["param_groups"]) != len(own["param_groups"]):
         wrong = f"it has {len(saved['param_groups'])} groups of parameters, the optimizer {len(own['param_groups'])}"
     else:
@@ -111,12 +113,12 @@ def _group_problem(own: dict, saved: object, name: str) -> str | None:
     return None if "lr" in saved else f"{name} has no lr"
 
 
-def _kind(value: object) -> object:
+def _kind(value: Any) -> object:
     """What a value of a group may be exchanged for: a number for a finite number, a tuple for one of as many numbers."""
     if isinstance(value, list | tuple):
         return [_kind(item) for item in value]
     if type(value) in (int, float):
-        return "number" if abs(value) < 2**1023 else "not finite"  # type: ignore[operator]  # a number, then
+        return "number" if abs(value) < 2**1023 else "not finite"
     return type(value)
 
 
