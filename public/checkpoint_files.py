@@ -76,7 +76,7 @@ def _are_names(value: object) -> bool:
 ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a checkpoint: in words, and whether a value is that
     "model": ("a dict of names and tensors", is_state),
     "model_name": ("a text", lambda value: isinstance(value, str)),
-    "num_classes": ("a number from 1, or None", lambda value: value is None or bool(is_count(value) and value)),
+    "num_classes": ("a number from 1, or None", lambda value: value is None or (is_count(value) and bool(value))),
     "class_names": ("a list of names", _are_names),
     "part": ("a text", lambda value: isinstance(value, str)),
     "training": ("a dict", _is_dict),

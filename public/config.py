@@ -179,9 +179,8 @@ def _thaw(frozen: Any, classes: dict[str, type]) -> Any:
         raise ValueError(f"the settings must name one class with its fields where they have {found}")
     ((name, values),) = frozen.items()
     if name not in classes:
-        raise ValueError(
-            f"the settings name the class {shorten(str(name))}, which is not among {', '.join(sorted(classes))}"
-        )
+        others = ", ".join(sorted(classes))
+        raise ValueError(f"the settings name the class {shorten(str(name))}, which is not among {others}")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"the settings name the class {name} with {brief(values)}, not with its fields")
     known = {f.name: f.default is not dataclasses.MISSING for f in fields(classes[name])}

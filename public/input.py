@@ -43,7 +43,8 @@ class ImageError(ValueError):
     """
 
     def __init__(self, message: str, kind: str = "unreadable picture"):
-        super().__init__(shown(message))
+        # torch makes the error of a loader worker anew, from the text of its traceback, which has lines
+        super().__init__(message if message.startswith("Caught ") else shown(message))
         self.kind = kind
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from public.text import shorten, shown
+
 
 class _Label(enum.Enum):
     """What the names in a file stand for; nothing that could be called."""
@@ -100,7 +102,7 @@ class PickleMachine:
                 _expect(count < self.max_instructions, f"more than {self.max_instructions} instructions")
                 self._step(instruction.name, argument)
         except _RefusedError as error:
-            raise ValueError(f"{error} (byte {position})") from error
+            raise ValueError(f"{shorten(shown(str(error)), 300)} (byte {position})") from error
         except (ValueError, IndexError, KeyError, OverflowError) as error:
             reason = f"it refers to entry {error}, which it has not" if isinstance(error, KeyError) else error
             raise ValueError(

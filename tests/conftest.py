@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--fuzz-cases", type=int, default=300, help="cases of each kind of file in test_fuzz.py (%(default)s)"
+        "--fuzz-cases", type=int, help="cases of each kind of file in test_fuzz.py (300; 60 with a network)"
     )
 
 

@@ -22,6 +22,7 @@ from public.datasets.annotations import agree_on_classes
 from public.datasets.classification_set import ClassificationSet
 from public.safe_pickle import PickleMachine, SavedArray, kind_of
 from public.settings import Name, check
+from public.text import shorten, shown
 
 SIDE = 32  # pixels
 MAX_INSTRUCTIONS = 2_000_000  # CIFAR-100's 50,000 pictures take 200,000
@@ -148,7 +149,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         try:
             content = machine.run(data)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {shorten(shown(str(error)), 1000)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds {kind_of(content)}, not a dict")
     return {key: value.value if isinstance(value, SavedArray) else value for key, value in content.items()}
@@ -158,8 +159,12 @@ def _entry(path, content, key, kind):
     value = content.get(key)
     if not isinstance(value, kind):
         found = "is missing" if key not in content else f"is {kind_of(value)}"
-        raise ValueError(f"{path}: the entry {key!r} {found}, not a {kind.__name__}; it has {sorted(content)[:8]}")
+        raise ValueError(f"{path}: the entry {key!r} {found}, not a {kind.__name__}; it has {_listed(content)}")
     return value
+
+
+def _listed(content):
+    return [shorten(name, 40) for name in sorted(content)[:8]]
 
 
 def _class_names(folder, layout):

@@ -169,7 +169,7 @@ def _tell(on_defect, path, kind, item, defect, problem):
     if defect == "broken":
         defect = "broken object" if kind == "annotations" else "broken annotation"
     number = item.get("id") if isinstance(item, dict) else None
-    on_defect(Defect(defect, path, f"{path}: {problem}", number))
+    on_defect(Defect(defect, path, f"{path}: {shorten(problem, 1000)}", number))
 
 
 def _lacking(kind, item, fields):

@@ -26,7 +26,7 @@ from public.datasets.annotations import (
 )
 from public.datasets.defects import Defect, OnDefect, stop
 from public.settings import Name, NotEmpty, check
-from public.text import file_named, shown
+from public.text import brief, file_named, shown
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -275,7 +275,7 @@ def _read_xml(file, listing):
     except (TypeError, ValueError, OverflowError):
         height, width = 0, 0
     if height < 1 or width < 1:
-        raise ValueError(f"{file}: height and width are {sides}. Write the picture's size into <size>.")
+        raise ValueError(f"{file}: height and width are {brief(sides)}. Write the picture's size into <size>.")
     return height, width, root.findtext("filename", "").strip(), root.findall("object")
 
 
@@ -310,9 +310,9 @@ def _read_object(file, number, node, on_defect):
     if not name:
         problem = f"object {number} has no <name>"
     elif box is None:
-        problem = f"object {number} ({name}) has corners {corners}, not four numbers"
+        problem = f"object {number} ({name}) has corners {brief(corners)}, not four numbers"
     elif difficult not in ("", "0", "1"):
-        problem = f"object {number} ({name}) has difficult {difficult!r}, not 0 or 1"
+        problem = f"object {number} ({name}) has difficult {brief(difficult)}, not 0 or 1"
     else:
         return _Object(number, name, box, difficult == "1")
     on_defect(Defect("broken object", file, f"{file}: {problem}", number))

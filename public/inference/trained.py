@@ -13,7 +13,7 @@ from public.families import SETTINGS_CLASSES
 from public.parts import load_state
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import newest_weights
-from public.text import brief
+from public.text import brief, shorten, shown
 
 MOST_NUMBERS, MOST_TENSORS = 10**8, 10**4  # of a network, beside twenty times those of its weights
 
@@ -60,7 +60,7 @@ def thawed(path: Path, frozen: dict, classes: dict[str, type]) -> Any:
     try:
         return thaw(frozen, classes)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {shorten(shown(str(error)), 1000)}") from error
 
 
 def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:

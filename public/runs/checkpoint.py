@@ -36,12 +36,12 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what the parts have t
     "chain": ("a text", lambda value: isinstance(value, str)),
     "raw_model": ("a dict of names and tensors", is_state),
     "ema": (
-        "num_updates and decay_product",
+        "a dict with a number of updates and a product within 0 .. 1",
         lambda value: (
             isinstance(value, dict)
-            and is_count(value.get("num_updates"))
-            and _is_number(value.get("decay_product"))
-            and 0 <= value["decay_product"] <= 1
+            and is_count(value.get("num_updates", 0))
+            and _is_number(value.get("decay_product", 0))
+            and 0 <= value.get("decay_product", 0) <= 1
         ),
     ),
     "log_sizes": (

@@ -15,7 +15,7 @@ from pathlib import Path
 from public.config import TrainingConfig, classes_of, thaw
 from public.experiment_files import add_package
 from public.files import REPOSITORY, read_json_object
-from public.text import brief
+from public.text import brief, shorten, shown
 
 COPY = re.compile(r"experiment(_from_step\d+(_again)?)?")  # names of the copies that a run keeps
 
@@ -68,7 +68,9 @@ def _recorded_config(path: Path, module: types.ModuleType) -> TrainingConfig:
     try:
         config = thaw(read_json_object(path), _known_classes(module))
     except ValueError as error:
-        raise error if str(path) in str(error) else ValueError(f"{path} is damaged: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged: {shorten(shown(str(error)), 1000)}") from error
     if not isinstance(config, TrainingConfig):
         raise ValueError(f"{path} is damaged: it holds {type(config).__name__}(...), not the settings of a training")
     return config

@@ -44,6 +44,11 @@ class Reporter:
             self._is_terminal_gone = True
             self.note(f"standard output cannot be written ({error}); from here on all is told in train.log only")
 
+    def lines(self, text: str) -> None:
+        """Several lines for the user."""
+        for line in text.splitlines():
+            self.line(line)
+
     def note(self, text: str) -> None:
         """One line in train.log only."""
         if self.run is not None:

@@ -198,15 +198,10 @@ def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Repo
         digests["ema"] = digest(state.ema.model.state_dict())
     finished = {"time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "step": state.step, "digests": digests}
     run.update_manifest(finished=finished | {"metrics": state.metrics, "best": state.best})
-    reporter.attempt("the report", _report, reporter, task, state)
+    reporter.attempt("the report", lambda: reporter.lines(task.report(state.metrics)))
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
     reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")
-
-
-def _report(reporter: Reporter, task: BaseTask, state: TrainingState) -> None:
-    for line in task.report(state.metrics).splitlines():
-        reporter.line(line)
 
 
 def _check_equal_weights(state: TrainingState) -> None:

@@ -83,15 +83,16 @@ class TrainingState:
 
 
 def _check_optimizer(own: dict, saved: dict, groups: list[dict]) -> None:
-    """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step.
+    """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step;
+    KeyError, naming it, where a part is missing.
 
     Args:
         own: the state that it has before.
         groups: its groups, with the parameters themselves.
     """
     wrong = None
-    if not isinstance(saved.get("param_groups"), list) or not isinstance(saved.get("state"), dict):
-        wrong = "it has no groups of parameters, or no state of them"
+    if not isinstance(saved["param_groups"], list) or not isinstance(saved["state"], dict):
+        wrong = "its groups of parameters are no list, or their state is no dict"
     elif len(saved["param_groups"]) != len(own["param_groups"]):
         wrong = f"it has {len(saved['param_groups'])} groups of parameters, the optimizer {len(own['param_groups'])}"
     else:

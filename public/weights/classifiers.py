@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from public.checkpoint_files import digest, save_atomic, why_unreadable
+from public.checkpoint_files import digest, is_state, save_atomic, why_unreadable
 from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.image_classifier import Classifier
@@ -135,7 +135,7 @@ def _read_torch(result: Conversion) -> None:
             result.left_out |= {name: "beside the weights" for name in content if name != wrapper}
             content = content[wrapper]
             break
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
+    if not is_state(content) or not content:
         raise ValueError(f"{file} holds no state dict, names with tensors")
     if all(name.startswith(PARALLEL) for name in content):
         content = {name.removeprefix(PARALLEL): value for name, value in content.items()}

@@ -15,6 +15,7 @@ import numpy as np
 
 from public.safe_pickle import NUMBER_TYPES as NUMBER_TYPES
 from public.safe_pickle import PickleMachine, SavedArray, kind_of
+from public.text import shorten, shown
 
 BOOKKEEPING_KEY = "StructuredToParameterName@@"  # Paddle's table of internal names
 MAX_INSTRUCTIONS = 2_000_000  # an array takes about 25
@@ -57,7 +58,7 @@ def read_pdparams(path: str | Path) -> PaddleFile:
             content = PickleMachine(len(data), purpose="weights", max_instructions=MAX_INSTRUCTIONS).run(data)
             arrays, left_out = _state_dict(content, size=len(data))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {shorten(shown(str(error)), 1000)}") from error
         return PaddleFile(arrays=arrays, left_out=left_out, sha256=hashlib.sha256(data).hexdigest())
 
 

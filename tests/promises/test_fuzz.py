@@ -44,7 +44,14 @@ SEVERAL = {"classes": None, "keep_empty_images": True}
 
 @pytest.fixture
 def cases(request) -> int:
-    return request.config.getoption("--fuzz-cases")
+    """How many files of a kind are tried."""
+    return request.config.getoption("--fuzz-cases") or 300
+
+
+@pytest.fixture
+def few_cases(request) -> int:
+    """The same, where each builds a network or trains a step."""
+    return request.config.getoption("--fuzz-cases") or 60
 
 
 def either(value, data: bytes, **how):
@@ -248,11 +255,11 @@ def save(content, path) -> None:
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
 
 
-def test_pth_of_a_detector(cases, tmp_path):
+def test_pth_of_a_detector(few_cases, tmp_path):
     path = write_checkpoint(tmp_path / "a.pth")
     data, value = path.read_bytes(), torch.load(path, weights_only=True)
 
-    @fuzz(cases)
+    @fuzz(few_cases)
     @given(st.one_of(either(value, data, tensors=True), with_call(value, tmp_path)))
     def case(damage):
         save(damage.content, path)
@@ -262,7 +269,7 @@ def test_pth_of_a_detector(cases, tmp_path):
     case()
 
 
-def test_pth_of_a_classifier(cases, tmp_path):
+def test_pth_of_a_classifier(few_cases, tmp_path):
     path = tmp_path / "a.pth"
     spec = {
         "size": [32, 32], "shorter_side": 32, "interpolation": "area", "color_order": "rgb", "scale": 1 / 255,
@@ -273,7 +280,7 @@ def test_pth_of_a_classifier(cases, tmp_path):
         "model_name": "shufflenetv2_x0_5", "keywords": {}, "num_classes": 2, "class_names": ["a", "b"], "input": spec,
     }  # fmt: skip
 
-    @fuzz(cases)
+    @fuzz(few_cases)
     @given(damaged(value, tensors=True))
     def case(damage):
         save(damage.content, path)
@@ -328,7 +335,7 @@ OPTIMIZERS = (
 )
 
 
-def test_checkpoints_of_a_run(cases, tmp_path):
+def test_checkpoints_of_a_run(few_cases, tmp_path):
     """One that is read goes on: a step after it ends well, too."""
     path = tmp_path / "latest.pth"
     run = RunFolder(tmp_path)
@@ -346,7 +353,7 @@ def test_checkpoints_of_a_run(cases, tmp_path):
         _load(state, Opening(run=run, path=tmp_path, epochs=1, checkpoint=checkpoint, lines=[], source=path))
         step(state)
 
-    @fuzz(cases)
+    @fuzz(few_cases)
     @given(st.integers(0, 1).flatmap(lambda i: st.tuples(st.just(i), either(values[i], data, tensors=True))))
     def case(which):
         number, damage = which

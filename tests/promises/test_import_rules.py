@@ -38,6 +38,7 @@ SIDEWAYS: dict[str, set[str]] = {
     "datasets": {"files", "input", "random_streams", "safe_pickle", "settings", "text"},
     "input": {"settings", "text"},
     "settings": {"text"},
+    "safe_pickle": {"text"},
     "files": {"text"},
     "commands": {"text"},
     "checkpoint_files": {"files", "text"},
