@@ -36,7 +36,7 @@ class Annotations:
 
     Attributes:
         offsets (N + 1,) int64; boxes (M, 4) float32; labels (M,) int64; difficult, crowd (M,) bool; areas (M,) float64;
-        heights, widths (N,) int64; image_ids (N,) text or int64; class_names: tuple of K; category_ids: tuple of K, the
+        heights, widths (N,) int64; image_ids (N,), see `exact_ids`; class_names: tuple of K; category_ids: tuple of K, the
         data set's own class numbers; use_difficult: whether difficult objects are trained on; description: for
         messages; dropped, clipped: one line for each box that could not be used as it was written, with its file, number
         (VOC: position in the file, from 0; COCO: annotation id), corners as written and the reason.
@@ -67,7 +67,7 @@ class Annotations:
         self.image_root = str(image_root)
         self._names = np.frombuffer(b"".join(encoded_names), dtype=np.uint8)
         self._name_offsets = np.cumsum([0, *map(len, encoded_names)])
-        self.image_ids = np.asarray(image_ids)
+        self.image_ids = exact_ids(image_ids)
         self.heights = np.asarray(heights, dtype=np.int64)
         self.widths = np.asarray(widths, dtype=np.int64)
         self.offsets = np.asarray(offsets, dtype=np.int64)
@@ -110,7 +110,7 @@ class Annotations:
 
     def image_id(self, index: int) -> str | int:
         """The data set's own name of the image, as a plain Python value."""
-        return self.image_ids[index].item()
+        return self.image_ids[index : index + 1].tolist()[0]
 
     def picture_files(self) -> list[str]:
         """The files of all pictures."""
@@ -149,7 +149,8 @@ class Annotations:
         return Annotations(
             image_root=self.image_root,
             image_names=[self.image_name(index) for index in indices],
-            **{name: getattr(self, name)[indices] for name in ("image_ids", "heights", "widths")},
+            image_ids=self.image_ids[indices].tolist(),
+            **{name: getattr(self, name)[indices] for name in ("heights", "widths")},
             offsets=offsets,
             **{name: getattr(self, name)[rows] for name in ("boxes", "labels", "difficult", "crowd", "areas")},
             class_names=self.class_names,
@@ -193,7 +194,10 @@ class Annotations:
         digest = hashlib.sha256()
         paths = (self.image_path(i) for i in range(len(self)))
         sizes = np.array([_file_size(path, self.description, allow_missing) for path in paths], dtype=np.int64)
-        arrays = (self._names, self._name_offsets, sizes, self.image_ids, self.heights, self.widths, self.offsets)
+        ids = self.image_ids
+        if ids.dtype == object:  # whose memory holds addresses
+            ids = np.frombuffer(repr(ids.tolist()).encode(), dtype=np.uint8)
+        arrays = (self._names, self._name_offsets, sizes, ids, self.heights, self.widths, self.offsets)
         for array in (*arrays, self.boxes, self.labels, self.difficult, self.crowd, self.areas):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -208,6 +212,22 @@ class Annotations:
         parts += [f"{int(self.crowd.sum())} crowd", f"{len(self.dropped)} degenerate boxes dropped"]
         parts += [f"{len(self.clipped)} boxes clipped to their image"]
         return f"{self.description}: " + ", ".join(parts)
+
+
+def exact_ids(ids: Sequence[str] | Sequence[int] | np.ndarray) -> np.ndarray:
+    """The N ids in an array that gives back each of them as it is, `tolist()` being equal to `ids`.
+
+    It is of int64 or of text where that holds every id, and of Python's own objects where it does not: numpy would make
+    floats of a set with numbers from 2**63 on, which are not even different from each other any more, and takes the
+    zeros off the end of a text.
+    """
+    plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    array = np.asarray(plain)
+    if not plain or (array.dtype.kind in "iU" and array.tolist() == plain):
+        return array
+    array = np.empty(len(plain), dtype=object)
+    array[:] = plain
+    return array
 
 
 def _file_size(path, description, allow_missing):

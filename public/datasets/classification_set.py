@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from public.datasets.annotations import exact_ids
 from public.input import ImageError, read_image
 
 
@@ -21,7 +22,7 @@ class ClassificationSet:
         image_root: the folder that the names of the files start from; None where the pictures are in memory.
         labels: (N,) int64, numbers into `class_names`.
         class_names: tuple of K.
-        image_ids: (N,) text, the data set's own names of the pictures.
+        image_ids: (N,) text, the data set's own names of the pictures; see `exact_ids`.
         description: for messages.
         notes: lines on what was left out on purpose, for the summary.
 
@@ -46,7 +47,7 @@ class ClassificationSet:
         self.image_root = None if image_root is None else str(image_root)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
-        self.image_ids = np.asarray(image_ids, dtype=np.str_)
+        self.image_ids = exact_ids([str(image_id) for image_id in image_ids])
         self.description = description
         self.notes = tuple(notes)
         self._check()

@@ -217,7 +217,7 @@ def _belonging(path, annotations, entries, known, on_defect):
         usable, kept = entries[kind], []
         for item in annotations:
             reference = item[name]
-            is_id = isinstance(reference, int | str | float) and reference is not True and reference is not False
+            is_id = _is_exact(reference)
             if is_id and reference in usable:
                 kept.append(item)
             elif not is_id or reference not in known[kind]:
@@ -228,6 +228,11 @@ def _belonging(path, annotations, entries, known, on_defect):
                 _tell(on_defect, path, "annotations", item, "unknown reference", problem)
         annotations = kept
     return annotations
+
+
+def _is_exact(reference):
+    """Whether it names one id: a text, or a number; 3.0 is 3, but from 2**53 on a float may stand for several."""
+    return type(reference) in (int, str) or (type(reference) is float and abs(reference) < 2**53)
 
 
 def _each_once(path, images, on_defect):
