@@ -7,14 +7,18 @@ an entry unusable; a list's `append` collects all of them, and the reader leaves
 from collections.abc import Callable
 from typing import NamedTuple
 
+from public.folders import OnUnusable
+
 # Kinds that make a picture, an annotation or an object unusable, or a measured figure wrong.
 ERRORS = (
     "unusable set",
+    "unusable entry",
     "missing annotation",
     "missing picture",
     "ambiguous picture",
     "empty picture",
     "truncated picture",
+    "damaged picture",
     "unreadable picture",
     "wrong size",
     "broken annotation",
@@ -64,15 +68,20 @@ class Defect(NamedTuple):
 OnDefect = Callable[[Defect], object]
 
 
+def telling(on_defect: OnDefect) -> OnUnusable:
+    """What `public.folders` tells of entries of a folder that cannot be used: `on_defect`, in the form of a `Defect`."""
+    return lambda path, message: on_defect(Defect("unusable entry", path, message))
+
+
 def stop(defect: Defect) -> None:
     """Raises what makes an entry unusable; passes over warnings, and over boxes that are dropped.
 
     Raises:
-        FileNotFoundError: a file is missing, or there are two where one has to be.
+        FileNotFoundError: a file is missing, a link leads nowhere, or there are two files where one has to be.
         ValueError: any other defect.
     """
     if not defect.leaves_out:
         return
-    if defect.kind in ("missing annotation", "missing picture", "ambiguous picture"):
+    if defect.kind in ("unusable entry", "missing annotation", "missing picture", "ambiguous picture"):
         raise FileNotFoundError(defect.message)
     raise ValueError(defect.message)

@@ -23,7 +23,8 @@ from public.datasets.annotations import (
     assemble,
     refuse_text,
 )
-from public.datasets.defects import Defect, OnDefect, stop
+from public.datasets.defects import Defect, OnDefect, stop, telling
+from public.folders import files_under, where_it_leads
 from public.settings import Name, NotEmpty, check
 
 VOC_CLASSES = (
@@ -45,7 +46,7 @@ class Voc:
 
     Fields:
         sources: "folder/split" under the data root, such as "VOCdevkit/VOC2007/trainval"; several make a union.
-            "folder/*" takes every xml file of folder/Annotations, and needs no lists.
+            "folder/*" takes every xml file under folder/Annotations (by the rule of `public.folders`), and needs no lists.
         classes: names in label order; None takes the sorted names found in the data.
         use_difficult: whether difficult objects are trained on.  Evaluation sees them, flagged, in any case.
         keep_empty_images: whether images without an object to train on (nothing, or difficult ones only where these are
@@ -97,16 +98,16 @@ def read_voc_folder(folder: str | os.PathLike, on_defect: OnDefect = stop) -> An
         FileNotFoundError, ValueError: as `Voc.read`.
     """
     folder = os.fspath(folder)
-    image_ids, root = _all_ids(folder)
+    image_ids, root = _all_ids(folder, on_defect)
     pictures = _read_pictures(folder, "", image_ids, f"the folder {root}", on_defect)
     return _annotations(folder, pictures, None, True, f"VOC {folder}", on_defect)
 
 
-def _all_ids(folder):
+def _all_ids(folder, on_defect):
     """(The ids of all xml files under `folder`/Annotations, by name; that folder)."""
     root = os.path.join(folder, "Annotations")
-    found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
-    return sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.lower().endswith(".xml")), root
+    files = files_under(root, (".xml",), telling(on_defect)) if os.path.isdir(root) else []
+    return sorted(file[: -len(".xml")] for file in files), root
 
 
 def list_split(listing: str | os.PathLike) -> list[str]:
@@ -162,7 +163,7 @@ class _Picture(NamedTuple):
 def _read_source(data_root, source, on_defect):
     folder, _, split = source.rpartition("/")
     if split == "*":
-        image_ids, root = _all_ids(os.path.join(data_root, folder))
+        image_ids, root = _all_ids(os.path.join(data_root, folder), on_defect)
         if not image_ids:
             raise FileNotFoundError(
                 f"{root}: no xml file there, though the config's source {source!r} means all of them"
@@ -256,7 +257,8 @@ def _read_xml(file, listing):
     try:
         root = ET.parse(file).getroot()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image{_hint(file)}") from error
+        told = f"{file}: missing{where_it_leads(file)}, though {listing} lists the image{_hint(file)}"
+        raise FileNotFoundError(told) from error
     except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown or not kept
         raise ValueError(f"{file}: not readable as xml: {error}") from error
     sides = (root.findtext("size/height"), root.findtext("size/width"))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from public.datasets.voc import PICTURE_EXTENSIONS
+from public.folders import files_under
 from public.input import read_image
 
 TOLERANCE = 1e-6  # of a share of the picture: labels are commonly written with six digits
@@ -88,7 +89,7 @@ def _find_pictures(images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
     pictures = {}
-    for name in _files(images, PICTURE_EXTENSIONS):
+    for name in files_under(images, PICTURE_EXTENSIONS):
         other = pictures.setdefault(os.path.splitext(name)[0], name)
         if other != name:
             raise ValueError(f"{images}: {other} and {name} would share one label file; rename one of them")
@@ -99,14 +100,8 @@ def _find_pictures(images, labels):
 
 def _find_texts(labels):
     """Path without extension, relative to `labels`, -> path of every label file."""
-    names = [name for name in _files(labels, (".txt",)) if os.path.basename(name) not in NO_LABELS]
+    names = [name for name in files_under(labels, (".txt",)) if os.path.basename(name) not in NO_LABELS]
     return {os.path.splitext(name)[0]: labels / name for name in names}
-
-
-def _files(folder, extensions):
-    """Paths under `folder`, with "/" and relative to it, of all files with one of the extensions, in order."""
-    paths = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() in extensions)
 
 
 def _sizes(images, names):

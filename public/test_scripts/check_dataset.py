@@ -149,9 +149,9 @@ def _read_voc(folder: Path) -> Found:
     name = folder.resolve().name
     lists = checks.voc_splits(folder)
     notes = [f"lists in ImageSets/Main: {', '.join(f'{split} ({len(ids)})' for split, ids in lists.items()) or 'none'}"]
-    others = [file for file in (folder / "ImageSets" / "Main").glob("*.txt") if file.stem not in lists]
-    if others:
-        notes.append(f"         {len(others)} lists of single classes (<image id> -1, 0 or 1) are passed over")
+    num_others = len(checks.all_lists(folder)) - len(lists)
+    if num_others:
+        notes.append(f"         {num_others} lists of single classes (<image id> -1, 0 or 1) are passed over")
     found = Found(name, folder, {}, notes, [], lists)
     try:
         found.sets["all"] = read_voc_folder(folder, found.defects.append)

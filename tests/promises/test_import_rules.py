@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
         *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
-        *("protocols", "commands", "settings", "parts"),
+        *("protocols", "commands", "settings", "parts", "decoding", "folders"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
     2: ("families", "transforms", "evaluation", "parallel", "config", "command_line"),
@@ -34,8 +34,8 @@ SIDEWAYS: dict[str, set[str]] = {
     "models": {"checkpoint_files", "parts", "settings"},  # taking weights from a file; the names of activations
     "losses": {"points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"points", "precision"},
-    "datasets": {"files", "input", "random_streams", "safe_pickle", "settings"},
-    "input": {"settings"},
+    "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings"},
+    "input": {"decoding", "folders", "settings"},
     "checkpoint_files": {"files"},
     "drawing": {"files"},
     "command_line": {"config"},

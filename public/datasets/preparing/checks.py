@@ -16,6 +16,7 @@ from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.datasets.pictures import check_size, load_picture
 from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
+from public.folders import files_under, look_into
 from public.input import ImageError, read_size
 
 
@@ -136,12 +137,17 @@ def find_shared(splits: Mapping[str, Iterable[Seen]]) -> list[Defect]:
 # ---------------------------------------------------------------------------------------- a folder in VOC layout
 
 
+def all_lists(folder: str | os.PathLike) -> dict[str, list[str]]:
+    """{name: its lines} of the lists in ImageSets/Main."""
+    place = os.path.join(folder, "ImageSets", "Main")
+    files = look_into(place).files if os.path.isdir(place) else []
+    names = [file.removesuffix(".txt") for file in files if file.endswith(".txt")]
+    return {name: list_split(os.path.join(place, f"{name}.txt")) for name in names}
+
+
 def voc_splits(folder: str | os.PathLike) -> dict[str, list[str]]:
     """{split: image ids} of the lists in ImageSets/Main; those of single classes, `<image id> -1`, are passed over."""
-    place = os.path.join(folder, "ImageSets", "Main")
-    names = sorted(name for name in os.listdir(place) if name.endswith(".txt")) if os.path.isdir(place) else []
-    splits = {name.removesuffix(".txt"): list_split(os.path.join(place, name)) for name in names}
-    return {name: ids for name, ids in splits.items() if not ids or not all(map(is_class_line, ids))}
+    return {name: ids for name, ids in all_lists(folder).items() if not ids or not all(map(is_class_line, ids))}
 
 
 def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> list[Defect]:
@@ -152,11 +158,11 @@ def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> 
         listing = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
         met = set()
         for line, image_id in enumerate(image_ids, start=1):
+            file = os.path.join(folder, "Annotations", f"{image_id}.xml")
             if image_id in met:
                 text = f"{listing}, line {line}: image {image_id!r} is listed twice. Each image counts once."
                 defects.append(Defect("duplicate id", listing, text, image_id))
-            elif image_id not in known:
-                file = os.path.join(folder, "Annotations", f"{image_id}.xml")
+            elif image_id not in known and not os.path.isfile(file):
                 text = f"{file}: missing, though {listing} lists the image"
                 defects.append(Defect("missing annotation", file, text))
             met.add(image_id)
@@ -181,10 +187,5 @@ def forgive_unlisted(defects: list[Defect], splits: dict[str, list[str]]) -> lis
 
 def _stems(folder, extensions):
     """{path from `folder` on, without its extension: path} of the files with one of `extensions`."""
-    found = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            stem, extension = os.path.splitext(os.path.join(place, name))
-            if extension.lower() in extensions:
-                found[os.path.relpath(stem, folder)] = stem + extension
-    return found
+    files = files_under(folder, extensions, lambda path, message: None) if os.path.isdir(folder) else []
+    return {os.path.splitext(file)[0]: os.path.join(folder, file) for file in files}
