@@ -39,7 +39,7 @@ def is_hidden(name: str) -> bool:
 
 
 def look_into(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     extensions: tuple[str, ...] | None = None,
     on_unusable: OnUnusable = stop_at_unusable,
 ) -> Inside:
@@ -53,7 +53,7 @@ def look_into(
         OSError: `folder` cannot be read.
     """
     folders, files, others = [], [], []
-    for entry in os.scandir(folder):
+    for entry in os.scandir(os.fspath(folder)):
         if is_hidden(entry.name):
             continue
         is_folder, is_file, is_link = _kind(entry)
@@ -70,7 +70,7 @@ def look_into(
 
 
 def files_under(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     extensions: tuple[str, ...] | None = None,
     on_unusable: OnUnusable = stop_at_unusable,
 ) -> list[str]:

@@ -12,12 +12,14 @@ import numpy as np
 
 from public.datasets.annotations import exact_ids
 from public.input import ImageError, read_image
+from public.settings import refuse_text
 
 
 class ClassificationSet:
     """The pictures and classes of one data set; made by `Cifar.read` and `ImageFolder.read`.
 
     Attributes:
+        warnings: as of `Annotations`; there are none yet.
         images: (N, H, W, 3) uint8 RGB, or None where the pictures are files.
         image_root: the folder that the names of the files start from; None where the pictures are in memory.
         labels: (N,) int64, numbers into `class_names`.
@@ -30,6 +32,8 @@ class ClassificationSet:
         ValueError: the numbers of pictures, names and labels differ, or a label names no class.
     """
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(
         self,
         *,
@@ -41,6 +45,7 @@ class ClassificationSet:
         description: str,
         notes: Sequence[str] = (),
     ):
+        refuse_text(description, class_names=class_names)
         if (images is None) == (image_root is None):
             raise ValueError(f"{description}: the pictures are either in memory or files: give images or image_root")
         self.images = images

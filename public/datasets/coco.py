@@ -19,7 +19,7 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
-    refuse_text,
+    brief_names,
 )
 from public.datasets.defects import Defect, OnDefect, stop
 from public.settings import Name, check
@@ -29,7 +29,8 @@ from public.settings import Name, check
 class Coco:
     """A data set in COCO layout.
 
-    Crowd objects are kept, flagged: evaluation needs them, training never gets them.
+    Crowd objects are kept, flagged: evaluation needs them, training never gets them.  Objects with `"ignore": 1` are read
+    as crowds are: they are not trained on, are neither to be found nor wrong to be found.
 
     Fields:
         annotations: the json file, under the data root.
@@ -44,7 +45,6 @@ class Coco:
     keep_empty_images: bool
 
     def __post_init__(self):
-        refuse_text("Coco", classes=self.classes)
         check(self)
 
     def read(
@@ -85,6 +85,7 @@ class Coco:
             annotations = [item for item in annotations if item["category_id"] in used_ids]
         if not images:
             raise ValueError(f"{path}: no image to use")
+        warnings = _root_categories(path, entries["categories"], annotations, class_names, on_defect)
         image_ids = sorted(images)
         read = assemble(
             _written_images(path, [images[image_id] for image_id in image_ids]),
@@ -97,6 +98,7 @@ class Coco:
             description=f"COCO {self.annotations}",
             on_defect=on_defect,
         )
+        read.warnings += warnings
         return read if self.keep_empty_images else read.without_empty_images()
 
 
@@ -118,6 +120,7 @@ def _load(path):
 # ------------------------------------------------------------------------------------------------- single entries
 
 NUMBERS = {int, float}  # types; bool, a kind of int for Python, is none of them
+CROWD_MARKS = ("iscrowd", "ignore")  # of an object that is neither to be trained on nor to be found
 FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
@@ -191,8 +194,9 @@ def _image_problem(item, image_id, file_name, height, width):
 def _annotation_problem(item, number, image_id, category_id, box):
     if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
         return f"annotation {number} has the bbox {box}, not x, y, width, height"
-    if item.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {number} has iscrowd {item['iscrowd']!r}, not 0 or 1"
+    for name in CROWD_MARKS:
+        if item.get(name, 0) not in (0, 1):
+            return f"annotation {number} has {name} {item[name]!r}, not 0 or 1"
     area = item.get("area", 0)
     if type(area) not in NUMBERS or not 0 <= area < math.inf:
         return f"annotation {number} has the area {area!r}, not a number of square pixels"
@@ -285,6 +289,26 @@ def _classes(path, ids, annotations, class_names):
     return class_names, tuple(ids[name] for name in class_names)
 
 
+def _root_categories(path, categories, annotations, class_names, on_defect):
+    """A line for each class that is but the parent of others: Roboflow begins its lists with such a category."""
+    used = {item["category_id"] for item in annotations}
+    lines = []
+    for category_id, category in categories.items():
+        name = category["name"]
+        children = [
+            other["name"] for other in categories.values() if other.get("supercategory") == name != other["name"]
+        ]
+        if category_id not in used and children and name in class_names:
+            others = tuple(other for other in class_names if other != name)
+            lines.append(
+                f"{path}: the category {name!r} (id {category_id}) has no object, and is the supercategory of "
+                f"{brief_names(children)}, as Roboflow writes it. Here it is one of the {len(class_names)} classes, which "
+                f"nothing is ever found of; to leave it out: classes={brief_names(others)}"
+            )
+            on_defect(Defect("root category", path, lines[-1], category_id))
+    return lines
+
+
 def _written_images(path, images):
     return WrittenImages(
         names=[image["file_name"] for image in images],
@@ -305,7 +329,7 @@ def _written_objects(annotations, image_ids, category_ids):
         boxes=boxes,
         labels=[labels[item["category_id"]] for item in annotations],
         difficult=[False] * len(annotations),
-        crowd=[bool(item.get("iscrowd", 0)) for item in annotations],
+        crowd=[any(item.get(name, 0) for name in CROWD_MARKS) for item in annotations],
         areas=[item["area"] if "area" in item else item["bbox"][2] * item["bbox"][3] for item in annotations],
         numbers=[item["id"] for item in annotations],
     )

@@ -31,6 +31,7 @@ ERRORS = (
     "inverted box",
     "empty box",
     "box outside",
+    "impossible area",
     "picture in two splits",
 )
 WARNINGS = (
@@ -38,11 +39,13 @@ WARNINGS = (
     "duplicate box",
     "similar class names",
     "class without objects",
+    "root category",
     "identical pictures",
     "picture without annotation",
     "annotation without picture",
 )
-DROPPED_BOXES = ("box not finite", "inverted box", "empty box", "box outside")  # stop no reader: dropped and noted
+DROPPED_BOXES = ("box not finite", "inverted box", "empty box", "box outside")
+STOP_NO_READER = (*DROPPED_BOXES, "impossible area")  # dropped, or corrected, and noted
 
 
 class Defect(NamedTuple):
@@ -62,7 +65,7 @@ class Defect(NamedTuple):
     @property
     def leaves_out(self) -> bool:
         """Whether the entry cannot be used at all; a box that is dropped is another matter, being noted in any case."""
-        return self.is_error and self.kind not in DROPPED_BOXES
+        return self.is_error and self.kind not in STOP_NO_READER
 
 
 OnDefect = Callable[[Defect], object]
@@ -74,7 +77,7 @@ def telling(on_defect: OnDefect) -> OnUnusable:
 
 
 def stop(defect: Defect) -> None:
-    """Raises what makes an entry unusable; passes over warnings, and over boxes that are dropped.
+    """Raises what makes an entry unusable; passes over warnings, and over boxes that are dropped or corrected.
 
     Raises:
         FileNotFoundError: a file is missing, a link leads nowhere, or there are two files where one has to be.

@@ -3,7 +3,8 @@
 Coordinates.  VOC counts pixels from 1 and both corners belong to the object: xmin 1 and xmax W cover a whole picture of
 width W.  We store the edges of that area, (xmin - 1, ymin - 1, xmax, ymax), which lose nothing: a sub-pixel-exact box
 whose width x2 - x1 is VOC's xmax - xmin + 1, so that VOC's inclusive-pixel IoU is the plain IoU of our boxes.
-`to_inclusive_pixels` gives back what the xml says.  The references differ from this by at most one pixel and from each
+`to_inclusive_pixels` gives back what the xml says.  So xmin = xmax is a column of one pixel; a box of a single pixel, which
+a click without a drag leaves, is dropped and noted.  The references differ from this by at most one pixel and from each
 other: PaddleDetection takes the four numbers as they are, YOLOX subtracts 1 from all four.
 """
 
@@ -21,7 +22,6 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
-    refuse_text,
 )
 from public.datasets.defects import Defect, OnDefect, stop, telling
 from public.folders import files_under, where_it_leads
@@ -59,7 +59,6 @@ class Voc:
     keep_empty_images: bool
 
     def __post_init__(self):
-        refuse_text("Voc", sources=self.sources, classes=self.classes)
         check(self)
 
     def read(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from public.datasets.voc import PICTURE_EXTENSIONS
 from public.folders import files_under
 from public.input import read_image
+from public.settings import refuse_text
 
 TOLERANCE = 1e-6  # of a share of the picture: labels are commonly written with six digits
 NO_LABELS = ("classes.txt",)  # lists of names that labelling tools lay beside the labels
@@ -56,6 +57,7 @@ def convert_yolo(
         ImageError: a picture cannot be read.
         ValueError: a line is wrong (the message names file and line), or texts and pictures do not fit together.
     """
+    refuse_text("convert_yolo", names=names)
     images, labels = Path(images), Path(labels)
     pictures = _find_pictures(images, labels)
     texts = _find_texts(labels)

@@ -48,6 +48,13 @@ COCO_METRICS = {
     "ARl": (False, None, "large", None),
 }
 
+AREA_RANGES = {  # square pixels, both ends included
+    "all": (0, 1e5**2),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e5**2),
+}
+
 
 def evaluate_coco(annotations, detections: Sequence[ImageDetections], *, max_detections: int = 100) -> dict:
     """The COCO metric of a detection set.

@@ -77,7 +77,7 @@ def train(
             state.load_state_dict(opening.checkpoint)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
-        for note in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
+        for note in [*parsed.notes, *task.describe(), *task.warnings(), task.worker_note, *notes]:
             if note:
                 reporter.line(note)
         if collectives.rank() == 0:
@@ -190,7 +190,11 @@ def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Repo
     for line in task.report(state.metrics).splitlines():
         reporter.line(line)
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
-    reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
+    if state.best is None:
+        last = run.path / "latest.pth"
+        reporter.line(f"best {task.best_text(None)}: no evaluation could measure it; the last weights are {last}")
+    else:
+        reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")
 
 

@@ -186,7 +186,7 @@ def assert_training_says_the_same(found, data, data_root):
     errors = [defect for defect in found if defect.is_error]
     try:
         annotations = data.read(data_root)
-        words = set(annotations.dropped)
+        words = {*annotations.dropped, *annotations.corrected}
         for i in range(len(annotations)):
             load_sample(annotations, i)
     except ImageError as error:
