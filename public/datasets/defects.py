@@ -41,6 +41,7 @@ WARNINGS = (
     "class without objects",
     "root category",
     "identical pictures",
+    "similar pictures",
     "picture without annotation",
     "annotation without picture",
 )

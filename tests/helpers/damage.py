@@ -126,7 +126,7 @@ VOC_DAMAGE = {  # name: (damage, kind, file, number of the object, what the mess
     "duplicate box": (repeat_first_object, "duplicate box", XML, 3, "object 3, .* corners as object 0"),
     "listed twice": (listed_twice, "duplicate id", "ImageSets/Main/train.txt", "train_0001", "line 7: .*listed twice"),
     "in train and val": (in_both_lists, "picture in two splits", PNG, None, "in train and in val"),
-    "same bytes": (same_bytes, "identical pictures", "JPEGImages/val_0001.png", None, r"train_0001\.png \(train\)"),
+    "same bytes": (same_bytes, "picture in two splits", "JPEGImages/val_0001.png", None, r"train_0001\.png \(train\)"),
     "picture without xml": (
         lambda r: shutil.copy(picture(r), picture(r, "stray")), "picture without annotation", "JPEGImages/stray.png", None, ""
     ),
