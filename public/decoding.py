@@ -4,7 +4,7 @@ OpenCV hands out the pixels of a damaged JPEG or TIFF as if they were whole.  Th
 and libtiff write to the standard error of the process, where no one can tell which file is meant.  `decode` listens there
 while a picture is decoded: what it hears is about this picture.  The pixels are those that OpenCV gives in any case.
 
-Listening takes some ten system calls a picture; `python -m benchmarks.read_image` says how long that is.  One thread
+Listening takes eight system calls a picture; `python -m benchmarks.read_image` says how long that is.  One thread
 listens at a time, since a process has one standard error; what others write there meanwhile is passed on.
 """
 
@@ -78,14 +78,10 @@ def _decode(data: bytes, flags: int) -> tuple[Decoded, bool]:
 def _heard(call: Callable[[], np.ndarray | None]) -> tuple[np.ndarray | None, str]:
     """What `call` returns, and what was written to the standard error of this process meanwhile."""
     with _listening:
-        if not _is_open(2):
-            _open_nowhere()
-        handles = [os.dup(2)]
+        handles = [_standard_error()]
         try:
-            handles += os.pipe()
+            handles += _pipe()
             kept, reader, writer = handles
-            for handle in (reader, writer):
-                os.set_blocking(handle, False)  # nobody waits; what is too much for the pipe is lost
             os.dup2(writer, 2)
             try:
                 result = call()
@@ -101,20 +97,26 @@ def _heard(call: Callable[[], np.ndarray | None]) -> tuple[np.ndarray | None, st
     return result, text.decode(errors="surrogateescape")
 
 
-def _is_open(handle: int) -> bool:
+def _standard_error() -> int:
+    """A second handle of it; where it is closed, it is opened to the null device, lest it becomes the next file."""
     try:
-        os.fstat(handle)
+        return os.dup(2)
     except OSError:
-        return False
-    return True
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != 2:
+            os.dup2(null, 2)
+            os.close(null)
+        return os.dup(2)
 
 
-def _open_nowhere() -> None:
-    """Makes handle 2 one of the null device, lest it becomes the next file that is opened."""
-    handle = os.open(os.devnull, os.O_WRONLY)
-    if handle != 2:
-        os.dup2(handle, 2)
-        os.close(handle)
+def _pipe() -> tuple[int, int]:
+    """A pipe both of whose ends never wait; what is too much for it is lost."""
+    if hasattr(os, "pipe2"):  # not on macOS
+        return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    reader, writer = os.pipe()
+    for handle in (reader, writer):
+        os.set_blocking(handle, False)
+    return reader, writer
 
 
 # ------------------------------------------------------------------------------------------- the form of a JPEG
