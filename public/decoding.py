@@ -33,7 +33,7 @@ _DAMAGE = re.compile(
 # ... and of other things: a version, a colour profile, a field that they do not know.
 _NOTICE = re.compile(r"Corrupt JPEG|Invalid SOS|Unknown Adobe|Warning: unknown JFIF|libpng |\[ *[A-Z]+:\S* global ")
 
-_listening = threading.Lock()
+_listening = threading.RLock()  # a signal's handler may start a process in the thread that listens
 os.register_at_fork(  # a new process must not begin with a standard error that another one listens to
     before=_listening.acquire, after_in_parent=_listening.release, after_in_child=_listening.release
 )
@@ -82,8 +82,8 @@ def _heard(call: Callable[[], np.ndarray | None]) -> tuple[np.ndarray | None, st
         try:
             handles += _pipe()
             kept, reader, writer = handles
-            os.dup2(writer, 2)
             try:
+                os.dup2(writer, 2)
                 result = call()
             finally:
                 os.dup2(kept, 2)
@@ -146,13 +146,15 @@ def _markers(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _with_plain_headers(data: bytes) -> bytes:
-    """`data` with those bytes of a JPEG's headers set to the usual that libjpeg remarks on and makes nothing of."""
+    """`data` without what libjpeg remarks on in a JPEG's headers; its pixels stay, but maybe for their colours."""
     plain, is_sequential = bytearray(data), False
     for marker, place in _markers(data):
         content = place + 2
         is_sequential |= marker in SEQUENTIAL
         if data.startswith(b"JFIF\0", content):
             plain[content + 5 : content + 7] = b"\1\1"  # version
+        elif data.startswith(b"ICC_PROFILE\0", content):
+            plain[content] = 0  # a colour profile no more
         elif data.startswith(b"Adobe", content) and len(data) > content + 11 and data[content + 11] > 2:
             plain[content + 11] = 1  # colour transform
         elif marker == SCAN and is_sequential and content < len(data):

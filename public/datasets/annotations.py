@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
+from public.folders import where_it_leads
 from public.input import ImageError
 from public.settings import refuse_text
 
@@ -252,7 +253,8 @@ def _file_size(path, description, allow_missing):
             if os.path.isdir(folder)
             else f"there is no folder {folder}: are the data root and the folder of the pictures right?"
         )
-        raise ImageError(f"{path}: missing, though {description} lists it; {remedy}", "missing picture") from error
+        told = f"{path}: missing{where_it_leads(path)}, though {description} lists it; {remedy}"
+        raise ImageError(told, "missing picture") from error
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from public.datasets.annotations import exact_ids
+from public.folders import where_it_leads
 from public.input import ImageError, read_image
 from public.settings import refuse_text
 
@@ -158,7 +159,8 @@ class ClassificationSet:
         except FileNotFoundError as error:
             if allow_missing:
                 return -1
-            raise ImageError(f"{path}: missing, though {self.description} lists it", "missing picture") from error
+            told = f"{path}: missing{where_it_leads(path)}, though {self.description} lists it"
+            raise ImageError(told, "missing picture") from error
 
     def counts(self) -> np.ndarray:
         """(K,) int64: the pictures of each class."""

@@ -152,11 +152,19 @@ def with_other_scan_parameters(data):
     return data[:place] + b"\x01" + data[place + 1 :]
 
 
+def with_broken_profile(data):
+    """A colour profile that says to be the first part of two, whose second is not there."""
+    content = b"ICC_PROFILE\0\x01\x02" + bytes(20)
+    return data[:2] + b"\xff\xe2" + (len(content) + 2).to_bytes(2, "big") + content + data[2:]
+
+
 def with_all(data):
     return with_adobe(with_version(with_other_scan_parameters(data)))
 
 
-@pytest.mark.parametrize("change", [with_version, with_adobe, with_other_scan_parameters, with_all])
+@pytest.mark.parametrize(
+    "change", [with_version, with_adobe, with_other_scan_parameters, with_broken_profile, with_all]
+)
 def test_remarks_on_headers_refuse_no_picture_and_hide_no_damage(tmp_path, capfd, change):
     """libjpeg says one thing a picture: a remark on the version would be all that is heard of a damaged one."""
     path = tmp_path / "x.jpg"
