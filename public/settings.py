@@ -173,10 +173,29 @@ def check(settings: Any) -> None:
     for f in fields(settings):
         value = getattr(settings, f.name)
         needed = what_is_needed(value, hints[f.name])
-        if needed is not None:
-            raise SettingError(
-                f"{type(settings).__name__}.{f.name} is {shorten(repr(value), 300)}; it must be {needed}"
-            )
+        if needed is None:
+            continue
+        name = f"{type(settings).__name__}.{f.name}"
+        is_text = isinstance(value, str) and what_is_needed((value,), hints[f.name]) is None
+        told = _is_text(value) if is_text else f"is {shorten(repr(value), 300)}"
+        raise SettingError(f"{name} {told}; it must be {needed}")
+
+
+def refuse_text(what: str, **names: Any) -> None:
+    """Refuses a text where names in a tuple have to stand: ("cat") is one, and would be read letter by letter.
+
+    For arguments of functions; the fields of settings are checked by `check`.
+
+    Raises:
+        SettingError: naming the argument and its value.
+    """
+    for name, value in names.items():
+        if isinstance(value, str):
+            raise SettingError(f"{what}: {name} {_is_text(value)}")
+
+
+def _is_text(value: str) -> str:
+    return f"is the text {shorten(repr(value), 300)}; a tuple of one name has a comma: ({shorten(repr(value), 300)},)"
 
 
 def what_is_needed(value: Any, hint: Any) -> str | None:
