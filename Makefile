@@ -6,7 +6,6 @@ VENV := .venv
 PYTHON := $(CURDIR)/$(VENV)/bin/python
 SYSTEM_PYTHON ?= python3
 STAMP := $(VENV)/.installed
-DEMO := detection_experiments/ppyoloe_xs_shapes
 TEST_PROCESSES ?= 2
 PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
@@ -33,12 +32,4 @@ test-fast: lint
 	$(PYTEST) -m "not slow"
 
 demo: setup
-	$(PYTHON) -m public.datasets.shapes
-	$(PYTHON) $(DEMO)/train.py
-	PYTHON=$(PYTHON) $(DEMO)/test.sh
-	PYTHON=$(PYTHON) public/test_scripts/detect_single_image.sh $(DEMO) data/shapes/JPEGImages/$$(head -n 1 data/shapes/ImageSets/Main/val.txt).jpg --output $(DEMO)/runs/detected.jpg
-	@echo
-	@echo "The demo is done. In $(DEMO)/runs/: the newest folder is its run,"
-	@echo "  curves.png     losses, learning rate and AP"
-	@echo "  pictures/      training batches as the network saw them, predictions beside ground truth"
-	@echo "  best.pth       the weights;  $(DEMO)/runs/detected.jpg is the picture just detected"
+	$(PYTHON) -m public.test_scripts.demo

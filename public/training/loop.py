@@ -26,6 +26,7 @@ from public.runs.run_folder import RunFolder
 from public.training import determinism, guards
 from public.training.freezing import batchnorm_layers
 from public.training.interruption import InterruptedRun, Interruption
+from public.training.pace import Pace
 from public.training.reporter import Reporter
 from public.training.state import TrainingState
 
@@ -57,6 +58,7 @@ class Trainer:
         self.frozen_batchnorm = batchnorm_layers(state.model, config.freeze_batchnorm)
         self._epoch: int | None = None  # the epoch that on_epoch was told of
         self._is_checked = not config.deterministic  # whether the operations of the network have been looked at
+        self.pace = Pace(is_measured=device.type == "cpu" and not collectives.is_distributed())
         self._saved_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- the run
@@ -74,7 +76,10 @@ class Trainer:
         if not self.is_over():
             batches = self.task.train_batches(first_step=state.step, num_steps=self.num_steps)
             for batch in batches:
-                self.step(batch)
+                with self.pace.of_step():
+                    self.step(batch)
+                if said := self.pace.line():
+                    self.reporter.line(said)
                 if self.is_epoch_end() or state.step == self.num_steps:
                     self.end_epoch()
                 else:

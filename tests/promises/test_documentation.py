@@ -19,6 +19,7 @@ import pytest
 from public import command_line
 from public.config import ClassificationConfig, DetectionConfig
 from public.runs.experiment import load_experiment
+from public.test_scripts import demo
 from tests.helpers import documents
 from tests.helpers.commands_of_pages import parse_module
 from tests.helpers.documents import PAGES, all_commands, blocks, broken_links, read, spans
@@ -326,11 +327,11 @@ def test_the_demo_is_made_of_what_is_run_here():
         text=True,
         check=True,
     )
-    lines = [line for line in made.stdout.splitlines() if re.search(r"public\.datasets|train\.py|\.sh ?", line)]
-    programs = [
-        re.search(r"public\.datasets\.shapes|train\.py|test\.sh|detect_single_image\.sh", line)[0] for line in lines
-    ]
-    assert programs[-4:] == ["public.datasets.shapes", "train.py", "test.sh", "detect_single_image.sh"]
+    assert made.stdout.splitlines()[-1].endswith("-m public.test_scripts.demo")
+    program = r"public\.datasets\.shapes|train\.py|test\.sh|detect_single_image\.sh"
+    programs = [re.search(program, command)[0] for _, _, command in demo.PARTS]
+    assert programs == ["public.datasets.shapes", "train.py", "test.sh", "detect_single_image.sh"]
+    assert sum(share for _, share, _ in demo.PARTS) == pytest.approx(1)
     covered = " ".join(chain(RUN_BY, *WALKS.values()))
     assert all(program in covered for program in programs)
 
