@@ -50,9 +50,6 @@ def _check_entries(path: Path, checkpoint: dict) -> None:
     for name, (needed, is_right) in ENTRIES.items():
         if name in checkpoint and not is_right(checkpoint[name]):
             raise ValueError(f"{path} is damaged: its entry {name!r} has to be {needed}, not {brief(checkpoint[name])}")
-    names, count = checkpoint.get("class_names"), checkpoint.get("num_classes")
-    if names and count is not None and len(names) != count:
-        raise ValueError(f"{path} is damaged: it names {len(names)} classes and says num_classes = {count}")
 
 
 def is_state(value: object) -> bool:

@@ -275,7 +275,7 @@ def _read_xml(file, listing):
         height, width = (int(float(side)) for side in sides)  # type: ignore[arg-type]  # None is a TypeError, which is meant
     except (TypeError, ValueError, OverflowError):
         height, width = 0, 0
-    if height < 1 or width < 1:
+    if not 1 <= min(height, width) <= max(height, width) < 2**31:
         raise ValueError(f"{file}: height and width are {brief(sides)}. Write the picture's size into <size>.")
     return height, width, root.findtext("filename", "").strip(), root.findall("object")
 

@@ -67,12 +67,15 @@ def build_trained(path: Path, checkpoint: dict, settings) -> nn.Module:
     """The network of `settings` with the weights of `checkpoint`, which was read from `path`.
 
     Raises:
-        ValueError: the numbers of classes differ, the network cannot be built or would be far larger than the weights, or
-            the weights do not fit it.
+        ValueError: the numbers of classes or of their names differ, the network cannot be built or would be far larger than
+            the weights, or the weights do not fit it.
     """
     num_classes = checkpoint.get("num_classes", settings.num_classes)
     if settings.num_classes != num_classes:
         raise ValueError(f"{path} holds weights for {num_classes} classes, but the settings say {settings.num_classes}")
+    names = checkpoint.get("class_names")
+    if names is not None and len(names) != num_classes:
+        raise ValueError(f"{path} is damaged: it names {len(names)} classes, and its weights are for {num_classes}")
     try:
         with NoLargerThan(checkpoint["model"]):
             model = settings.build_model()

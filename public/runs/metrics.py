@@ -40,5 +40,16 @@ def read_metrics(path: str | Path) -> tuple[list[dict], list[dict]]:
 
 def numbers(entries: list[dict], name: str) -> np.ndarray:
     """The value `name` of each entry, float64 (n,); NaN where it is absent or null."""
-    values = [entry.get(name) for entry in entries]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return as_floats([entry.get(name) for entry in entries])
+
+
+def as_floats(values: list) -> np.ndarray:
+    """Numbers of JSON as float64 (n,): NaN for null, infinite where a whole number is larger than any float."""
+    return np.array([np.nan if value is None else _as_float(value) for value in values], dtype=np.float64)
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from public.files import read_json_object
-from public.runs.metrics import numbers, read_metrics
+from public.files import read_json
+from public.runs.metrics import as_floats, numbers, read_metrics
 
 RUN_FILES = ("manifest.json", "config.json", "metrics.jsonl", "train.log")  # a folder with any of them is a run
 _NOT_PLOTTED = ("kind", "step", "epoch")
@@ -94,9 +94,7 @@ class RunRecord:
             points = [(at, values[key]) for at, values in lines if key in values]
             if points:
                 xs, ys = zip(*points)
-                return np.array(xs, dtype=np.float64), np.array(
-                    [np.nan if y is None else y for y in ys], dtype=np.float64
-                )
+                return as_floats(list(xs)), as_floats(list(ys))
         return None
 
     def images_per_second(self) -> tuple[float | None, float | None]:
@@ -176,12 +174,17 @@ def _with_remarks(record: RunRecord) -> RunRecord:
 
 def _read_json(path: Path, notes: list[str]) -> dict:
     try:
-        return read_json_object(path)
+        value = read_json(path)
     except FileNotFoundError:
         notes.append(f"no {path.name}")
+        return {}
     except (OSError, ValueError) as error:
-        notes.append(str(error).removeprefix(f"{path.parent}/"))
-    return {}
+        notes.append(f"{path.name} cannot be read: {str(error).removeprefix(f'{path} is damaged: ')}")
+        return {}
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} holds no object")
+        return {}
+    return value
 
 
 def _check_lines(path: Path, train: list[dict], evals: list[dict]) -> None:

@@ -25,7 +25,7 @@ from public.files import read_json_object, write_text
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, load_experiment, run_copy
 from public.runs.manifest import CODE, code_change
-from public.text import ESCAPED
+from public.text import ESCAPED, brief
 
 LOG_FILES = ("train.log", "metrics.jsonl", "digests.jsonl")
 
@@ -215,7 +215,9 @@ def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_
     except Exception as error:  # its copy of config.py is any program
         return [f"its settings no longer fit the library: {type(error).__name__}: {' '.join(str(error).split())}"]
     reasons = [f"{name} was {old!r}, now {new!r}" for name, old, new in differences(recorded, config)]
-    recorded_identity = run.manifest["identity"]
+    recorded_identity = run.manifest.get("identity")
+    if not isinstance(recorded_identity, dict) or "library" not in recorded_identity:
+        return [f"its manifest.json is damaged: the identity is {brief(recorded_identity)}"]
     if not allow_code_change:
         hint = "--allow_code_change resumes all the same, and records it"
         for name, hashes in code_change(recorded_identity, identity).items():

@@ -8,7 +8,7 @@ from torch import nn
 
 from public.parts import load_state, state_of
 from public.runs.checkpoint import check_parts, lacking
-from public.text import brief
+from public.text import brief, shorten
 from public.training.ema import ModelEMA
 
 
@@ -78,7 +78,7 @@ class TrainingState:
         except KeyError as error:  # inside a part
             raise ValueError(lacking(error.args[0])) from error
         except (RuntimeError, TypeError, AttributeError) as error:  # torch's, which names the weights
-            reason = " ".join(str(error).split())
+            reason = shorten(" ".join(str(error).split()), 1000)
             raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error
 
 

@@ -23,7 +23,22 @@ GIGABYTE = 2**30
 LONGEST = 4000  # characters of a message: one line
 DEEP = "nested 100,000 times"  # stands in a value for what only its text can hold
 NUMBERS = (0, -1, 1.5, True, 2**31, 2**63, -(2**63), 2**64, 10**400, -(10**400), 1e308, float("inf"), float("nan"))
-TEXTS = ("", "a", "\0", "\ud800", "\udce9", "../..", "/", "1" * 500, "$5_$10", "猫", "a\nb", "name" * 2000)
+TEXTS = (
+    "",
+    "a",
+    "\0",
+    "\ud800",
+    "\udce9",
+    "../..",
+    "/",
+    "1" * 500,
+    "$5_$10",
+    "猫",
+    "a\nb",
+    "name" * 2000,
+    "1e300",
+    "9" * 30,
+)
 OTHERS = (None, [], {}, [[]], [None], {"a": None}, {"": {}}, ["a", 1], DEEP)
 TENSORS = (
     torch.zeros(0), torch.zeros(2, 3), torch.tensor(float("nan")), torch.zeros(3, dtype=torch.int64), torch.ones(1, 1, 1, 1),

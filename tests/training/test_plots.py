@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from public.reports.curves import draw_curves, smoothed
+from public.runs.metrics import numbers
+from public.runs.records import read_run
 from tests.helpers.places import REPOSITORY
 
 
@@ -195,3 +197,18 @@ def test_pyplot_is_left_alone():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False"]
+
+
+def test_numbers_larger_than_any_float(tmp_path):
+    """A whole number of 400 digits is infinite, as 1e400 is; neither ends a drawing or a table."""
+    lines = [
+        train(1, 10**400, a=10**400),
+        train(2, -(10**400), a=0.5),
+        train(3, 1.0),
+        evaluation(1, AP=10**400),
+        evaluation(2, AP=0.5),
+    ]
+    assert numbers([{"a": 10**400}, {"a": -(10**400)}, {"a": None}, {}], "a").tolist()[:2] == [np.inf, -np.inf]
+    assert draw(tmp_path, lines) is not None
+    record = read_run(tmp_path)
+    assert record.curve("loss", "step")[1].tolist() == [np.inf, -np.inf, 1.0]
