@@ -50,11 +50,12 @@ def parse(config: settings.TrainingConfig, description: str, argv: Sequence[str]
         parser.error(_unknown(unknown[0], parser))
     given = vars(values)
     options = Options(**{f.name: given.pop(f.name) for f in fields(Options)})
-    lr_scaling = given.pop("lr_scaling")
+    lr_scaling, epochs_scaling = given.pop("lr_scaling"), given.pop("epochs_scaling")
     given.pop("local_rank")
     changes = {name: value for name, value in given.items() if value is not _KEEP}
     try:
         changed, notes = _apply(config, changes, lr_scaling)
+        changed, more = _follow_epochs(config, changed, epochs_scaling)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     overrides = {
@@ -63,7 +64,7 @@ def parse(config: settings.TrainingConfig, description: str, argv: Sequence[str]
         if getattr(config, f.name) != getattr(changed, f.name)
     }
     _check_options(options, parser)
-    return Parsed(config=changed, options=options, overrides=overrides, notes=tuple(notes))
+    return Parsed(config=changed, options=options, overrides=overrides, notes=(*notes, *more))
 
 
 def _apply(config: settings.TrainingConfig, changes: dict[str, Any], lr_scaling: str) -> tuple[Any, list[str]]:
@@ -81,6 +82,32 @@ def _apply(config: settings.TrainingConfig, changes: dict[str, Any], lr_scaling:
             f"(--lr_scaling linear) would make it {config.lr * factor:g} for {changes['batch_size']}"
         )
     return settings.replace(config, **changes), notes
+
+
+def _follow_epochs(config: Any, changed: Any, epochs_scaling: str) -> tuple[Any, list[str]]:
+    """The changed configuration, with what was chosen for the page's epochs moved too where that was asked for."""
+    if changed.epochs == config.epochs:
+        return changed, []
+    moved, moves = settings.scale_epochs(changed, changed.epochs / config.epochs)
+    if not moves:
+        return changed, []
+    names = ", ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in moves)
+    if epochs_scaling == "linear":
+        return moved, [f"with the epochs, by --epochs_scaling linear: {names}"]
+    there, here, then = (_end_of(c) for c in (config, changed, moved))
+    return changed, [
+        f"{config.epochs} epochs became {changed.epochs}, nothing else did: the learning rate ends at {here} of lr, "
+        f"the page's at {there}; --epochs_scaling linear makes that {then} and moves {names}"
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _end_of(config: Any) -> str:
+    """The share of `lr` that the last of 1,000 steps of the last epoch has."""
+    return f"{100 * config.schedule.factor(config.epochs * 1000 - 1, 1000):.1f} %"
 
 
 def _check_options(options: Options, parser: argparse.ArgumentParser) -> None:
@@ -124,6 +151,12 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
     )
     run.add_argument(
         "--lr_scaling", default="none", choices=("none", "linear"), help="linear: scale lr with --batch_size"
+    )
+    run.add_argument(
+        "--epochs_scaling",
+        default="none",
+        choices=("none", "linear"),
+        help="linear: with --epochs, move what goes with the length of the run, as the schedule's horizon",
     )
     run.add_argument(
         "--local_rank", help=argparse.SUPPRESS

@@ -10,16 +10,30 @@ provides.  JSON never names a class to be imported.
 """
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from public.settings import Count, Different, IsA, Name, Natural, NonNegative, NotEmpty, Offers, Positive, check
+from public.settings import (
+    Count,
+    Different,
+    GoesWithEpochs,
+    IsA,
+    Name,
+    Natural,
+    NonNegative,
+    NotEmpty,
+    Offers,
+    Positive,
+    check,
+)
 from public.text import brief, shorten
 
 DataSet = Annotated[Any, Offers("read", "Voc(...) or ImageFolder(...)")]
-Transform = Annotated[Any, Offers("__call__", "RandomFlip(...)")]
+Ending = Annotated[Any, IsA("Until")]  # transforms of the first epochs: public.transforms.rules
+Transform = Annotated[Any, Offers("__call__", "RandomFlip(...)")] | Ending
 Metric = Literal["coco", "voc", "voc07"]  # 12 numbers by pycocotools, AP by area, AP at 11 points
-BatchTransform = Annotated[Any, Offers("draw", "BatchRandomResize(...) or MixupOrCutMix(...)")]
+BatchTransform = Annotated[Any, Offers("draw", "BatchRandomResize(...) or MixupOrCutMix(...)")] | Ending
 
 
 def free(default: Any) -> Any:
@@ -227,3 +241,40 @@ def differences(old: TrainingConfig, new: TrainingConfig) -> list[tuple[str, Any
 def replace(config: TrainingConfig, **changes: Any) -> TrainingConfig:
     """`config` with some fields changed, checked again."""
     return dataclasses.replace(config, **changes)
+
+
+# ---------------------------------------------------------------------------------------------- the length of a run
+
+
+def scale_epochs(value: Any, factor: float, name: str = "") -> tuple[Any, list[tuple[str, Any, Any]]]:
+    """`value`, settings or a tuple of them, with every number that is marked as `GoesWithEpochs` multiplied by `factor`.
+
+    Whole numbers stay whole, and at least 1 where they were.
+
+    Returns:
+        The new settings, and (name, old, new) of each number that was changed; `name` goes before its own.
+    """
+    if isinstance(value, tuple):
+        parts = [scale_epochs(item, factor, f"{name}[{i}]") for i, item in enumerate(value)]
+        return tuple(part for part, _ in parts), [move for _, moves in parts for move in moves]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value, []
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    changes, found = {}, []
+    for f in fields(value):
+        old, path = getattr(value, f.name), f"{name}.{f.name}" if name else f.name
+        if GoesWithEpochs() in typing.get_args(hints[f.name])[1:]:
+            new = tuple(_scaled(number, factor) for number in old) if isinstance(old, tuple) else _scaled(old, factor)
+            moves = [(path, old, new)] if new != old else []
+        else:
+            new, moves = scale_epochs(old, factor, path)
+        if moves:
+            changes[f.name] = new
+            found += moves
+    return dataclasses.replace(value, **changes) if changes else value, found
+
+
+def _scaled(number: float, factor: float) -> float:
+    if isinstance(number, int):
+        return max(round(number * factor), min(number, 1))
+    return number * factor

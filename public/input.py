@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from public.decoding import decode, is_cut_jpeg
+from public.folders import where_it_leads
 from public.settings import OneOf, Positive, Side, Within, check
 from public.text import shown
 
@@ -39,7 +41,7 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message names the file and the reason.
 
     `kind` is the reason in two words, by which `public.datasets.defects` counts: "missing picture", "empty picture",
-    "truncated picture", "unreadable picture" or "wrong size".
+    "truncated picture", "damaged picture", "unreadable picture" or "wrong size".
     """
 
     def __init__(self, message: str, kind: str = "unreadable picture"):
@@ -255,21 +257,18 @@ def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
             turned.)
 
     Raises:
-        ImageError: the file is missing, empty, cut short, no picture, or one of floating point or 32-bit numbers.
+        ImageError: the file is missing, empty, cut short, no picture, or one of floating point or 32-bit numbers; or its
+            decoder noticed any damage.  Bytes after the picture's end are none.
     """
     path = os.fspath(path)
     data = _read_bytes(path)
-    if _is_cut_jpeg(data):
+    if is_cut_jpeg(data):
         raise ImageError(
             f"{path}: truncated, the JPEG has no end after its {len(data)} bytes. Fetch the picture again.",
             "truncated picture",
         )
     flags = cv2.IMREAD_ANYDEPTH | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
     image = _decode(path, data, flags | cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        image = _decode(path, data, cv2.IMREAD_UNCHANGED)
-        if image is None or image.dtype in (np.uint8, np.uint16):
-            raise ImageError(f"{path}: no picture that OpenCV can decode, or a damaged one ({len(data)} bytes).")
     if image.dtype == np.uint8:
         return image
     if image.dtype != np.uint16:
@@ -277,7 +276,7 @@ def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
             f"{path}: its values are {image.dtype}, which has no stated white. Save it with 8 or 16 bits a channel."
         )
     # OpenCV 5.0 mixes up the channels of 16-bit TIFFs where it is asked for RGB.
-    image = cv2.cvtColor(_decode(path, data, flags | cv2.IMREAD_COLOR_BGR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]  # it was decoded just above
+    image = cv2.cvtColor(_decode(path, data, flags | cv2.IMREAD_COLOR_BGR), cv2.COLOR_BGR2RGB)
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -314,7 +313,8 @@ def _read_bytes(path: str) -> bytes:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: missing. Is the data root right?", "missing picture") from error
+        told = f"{path}: missing{where_it_leads(path)}. Is the data root right?"
+        raise ImageError(told, "missing picture") from error
     except (OSError, ValueError) as error:  # the second: no file can have this name
         raise ImageError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
     if not data:
@@ -322,15 +322,23 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _decode(path: str, data: bytes, flags: int) -> np.ndarray | None:
+def _decode(path: str, data: bytes, flags: int) -> np.ndarray:
+    """The picture as OpenCV decodes it; of a floating-point picture that it cannot make RGB of, as it is stored."""
     try:
-        return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+        image, damage = decode(data, flags)
+        if image is None:
+            image = decode(data, cv2.IMREAD_UNCHANGED).image
+            if image is None or image.dtype in (np.uint8, np.uint16):
+                reason = f": {damage}" if damage else ""
+                raise ImageError(
+                    f"{path}: no picture that OpenCV can decode, or a damaged one ({len(data)} bytes){reason}."
+                )
+            return image
     except cv2.error as error:
         raise ImageError(f"{path}: OpenCV cannot decode it: {error.err}") from error
-
-
-def _is_cut_jpeg(data: bytes) -> bool:
-    """True for a JPEG without an end-of-image marker after its last scan; some decoders make it half grey, silently."""
-    if not data.startswith(b"\xff\xd8") or data.endswith(b"\xff\xd9"):
-        return False
-    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if damage:
+        raise ImageError(
+            f"{path}: damaged, its decoder says: {damage}. Fetch the picture again; or, if it looks whole, save it anew.",
+            "damaged picture",
+        )
+    return image

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+X86_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # any of them will do
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
@@ -24,3 +25,24 @@ def memory_format(channels_last: bool) -> torch.memory_format:
 def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
     """`model` on the device, in the memory format that the configuration says."""
     return model.to(device=device, memory_format=memory_format(channels_last))  # type: ignore[call-overload]  # torch's stubs lack it
+
+
+def slow_on(precision: str, device: torch.device) -> str | None:
+    """A line for the log where the device computes `precision` by emulation, several times slower than float32."""
+    if precision == "float32":
+        return None
+    if device.type == "cuda":
+        has_it = precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(device) if not has_it else ""
+    elif device.type == "cpu":
+        known = torch.cpu.get_capabilities()
+        has_it = known.get("architecture") != "x86_64" or any(known.get(n) for n in X86_INSTRUCTIONS[precision])
+        name = known.get("cpu_name", "")
+    else:
+        return None
+    if has_it:
+        return None
+    return (
+        f"{device} ({name}) has no instructions for {precision} and emulates it, which takes several times as long as "
+        "float32; --precision float32 is the fast one here (a recipe of its own: other weights come out)"
+    )

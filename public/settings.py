@@ -136,6 +136,17 @@ class IsA:
         return f"{self.name}(...)"
 
 
+@dataclass(frozen=True)
+class GoesWithEpochs:
+    """No range: a number of epochs, or several, chosen for the length of the run; `scale_epochs` moves them with it."""
+
+    def holds(self, value: Any) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return ""
+
+
 Count = Annotated[int, Within(1)]
 Natural = Annotated[int, Within(0)]
 Positive = Annotated[float, Within(0, without_low=True)]
@@ -162,10 +173,29 @@ def check(settings: Any) -> None:
     for f in fields(settings):
         value = getattr(settings, f.name)
         needed = what_is_needed(value, hints[f.name])
-        if needed is not None:
-            raise SettingError(
-                f"{type(settings).__name__}.{f.name} is {shorten(repr(value), 300)}; it must be {needed}"
-            )
+        if needed is None:
+            continue
+        name = f"{type(settings).__name__}.{f.name}"
+        is_text = isinstance(value, str) and what_is_needed((value,), hints[f.name]) is None
+        told = _is_text(value) if is_text else f"is {shorten(repr(value), 300)}"
+        raise SettingError(f"{name} {told}; it must be {needed}")
+
+
+def refuse_text(what: str, **names: Any) -> None:
+    """Refuses a text where names in a tuple have to stand: ("cat") is one, and would be read letter by letter.
+
+    For arguments of functions; the fields of settings are checked by `check`.
+
+    Raises:
+        SettingError: naming the argument and its value.
+    """
+    for name, value in names.items():
+        if isinstance(value, str):
+            raise SettingError(f"{what}: {name} {_is_text(value)}")
+
+
+def _is_text(value: str) -> str:
+    return f"is the text {shorten(repr(value), 300)}; a tuple of one name has a comma: ({shorten(repr(value), 300)},)"
 
 
 def what_is_needed(value: Any, hint: Any) -> str | None:
@@ -228,7 +258,7 @@ def describe_type(hint: Any) -> str:
     """A type hint in a user's words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        ranges = [str(rule) for rule in arguments[1:]]
+        ranges = [str(rule) for rule in arguments[1:] if str(rule)]
         if any(isinstance(rule, Offers | IsA | IsSettings) for rule in arguments[1:]):
             return ", ".join(ranges)
         return " ".join([describe_type(arguments[0]), *ranges])

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
+from public.folders import where_it_leads
 from public.input import ImageError
-from public.settings import SettingError
+from public.settings import refuse_text
 
 SHOWN_CLASSES = 20  # with more of them a message names the first
 
@@ -36,10 +37,11 @@ class Annotations:
 
     Attributes:
         offsets (N + 1,) int64; boxes (M, 4) float32; labels (M,) int64; difficult, crowd (M,) bool; areas (M,) float64;
-        heights, widths (N,) int64; image_ids (N,) text or int64; class_names: tuple of K; category_ids: tuple of K, the
+        heights, widths (N,) int64; image_ids (N,), see `exact_ids`; class_names: tuple of K; category_ids: tuple of K, the
         data set's own class numbers; use_difficult: whether difficult objects are trained on; description: for
-        messages; dropped, clipped: one line for each box that could not be used as it was written, with its file, number
-        (VOC: position in the file, from 0; COCO: annotation id), corners as written and the reason.
+        messages; dropped, clipped, corrected: one line for each box that could not be used as it was written, or whose
+        area could not, with its file, number (VOC: position in the file, from 0; COCO: annotation id), corners as written
+        and the reason; warnings: lines that a user should see before a training.
     """
 
     def __init__(
@@ -62,12 +64,15 @@ class Annotations:
         description: str,
         dropped: Sequence[str] = (),
         clipped: Sequence[str] = (),
+        corrected: Sequence[str] = (),
+        warnings: Sequence[str] = (),
     ):
+        refuse_text(description, class_names=class_names)
         encoded_names = [os.fsencode(name) for name in image_names]
         self.image_root = str(image_root)
         self._names = np.frombuffer(b"".join(encoded_names), dtype=np.uint8)
         self._name_offsets = np.cumsum([0, *map(len, encoded_names)])
-        self.image_ids = np.asarray(image_ids)
+        self.image_ids = exact_ids(image_ids)
         self.heights = np.asarray(heights, dtype=np.int64)
         self.widths = np.asarray(widths, dtype=np.int64)
         self.offsets = np.asarray(offsets, dtype=np.int64)
@@ -82,6 +87,8 @@ class Annotations:
         self.description = description
         self.dropped = list(dropped)
         self.clipped = list(clipped)
+        self.corrected = list(corrected)
+        self.warnings = list(warnings)
         self._check()
 
     def _check(self):
@@ -110,7 +117,7 @@ class Annotations:
 
     def image_id(self, index: int) -> str | int:
         """The data set's own name of the image, as a plain Python value."""
-        return self.image_ids[index].item()
+        return self.image_ids[index : index + 1].tolist()[0]
 
     def picture_files(self) -> list[str]:
         """The files of all pictures."""
@@ -149,7 +156,8 @@ class Annotations:
         return Annotations(
             image_root=self.image_root,
             image_names=[self.image_name(index) for index in indices],
-            **{name: getattr(self, name)[indices] for name in ("image_ids", "heights", "widths")},
+            image_ids=self.image_ids[indices].tolist(),
+            **{name: getattr(self, name)[indices] for name in ("heights", "widths")},
             offsets=offsets,
             **{name: getattr(self, name)[rows] for name in ("boxes", "labels", "difficult", "crowd", "areas")},
             class_names=self.class_names,
@@ -158,6 +166,8 @@ class Annotations:
             description=description,
             dropped=self.dropped,
             clipped=self.clipped,
+            corrected=self.corrected,
+            warnings=self.warnings,
         )
 
     def is_trained(self) -> np.ndarray:
@@ -193,7 +203,10 @@ class Annotations:
         digest = hashlib.sha256()
         paths = (self.image_path(i) for i in range(len(self)))
         sizes = np.array([_file_size(path, self.description, allow_missing) for path in paths], dtype=np.int64)
-        arrays = (self._names, self._name_offsets, sizes, self.image_ids, self.heights, self.widths, self.offsets)
+        ids = self.image_ids
+        if ids.dtype == object:  # whose memory holds addresses
+            ids = np.frombuffer(repr(ids.tolist()).encode(), dtype=np.uint8)
+        arrays = (self._names, self._name_offsets, sizes, ids, self.heights, self.widths, self.offsets)
         for array in (*arrays, self.boxes, self.labels, self.difficult, self.crowd, self.areas):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -207,7 +220,25 @@ class Annotations:
         parts += [f"{num_empty} images without boxes", f"{int(self.difficult.sum())} difficult"]
         parts += [f"{int(self.crowd.sum())} crowd", f"{len(self.dropped)} degenerate boxes dropped"]
         parts += [f"{len(self.clipped)} boxes clipped to their image"]
+        if self.corrected:
+            parts += [f"{len(self.corrected)} impossible areas replaced by those of the boxes"]
         return f"{self.description}: " + ", ".join(parts)
+
+
+def exact_ids(ids: Sequence[str] | Sequence[int] | np.ndarray) -> np.ndarray:
+    """The N ids in an array that gives back each of them as it is, `tolist()` being equal to `ids`.
+
+    It is of int64 or of text where that holds every id, and of Python's own objects where it does not: numpy would make
+    floats of a set with numbers from 2**63 on, which are not even different from each other any more, and takes the
+    zeros off the end of a text.
+    """
+    plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    array = np.asarray(plain)
+    if not plain or (array.dtype.kind in "iU" and array.tolist() == plain):
+        return array
+    array = np.empty(len(plain), dtype=object)
+    array[:] = plain
+    return array
 
 
 def _file_size(path, description, allow_missing):
@@ -222,7 +253,8 @@ def _file_size(path, description, allow_missing):
             if os.path.isdir(folder)
             else f"there is no folder {folder}: are the data root and the folder of the pictures right?"
         )
-        raise ImageError(f"{path}: missing, though {description} lists it; {remedy}", "missing picture") from error
+        told = f"{path}: missing{where_it_leads(path)}, though {description} lists it; {remedy}"
+        raise ImageError(told, "missing picture") from error
 
 
 @dataclass(kw_only=True)
@@ -263,14 +295,20 @@ def assemble(
 ) -> Annotations:
     """`Annotations` of what is written, with boxes that cannot be used taken out and noted.
 
-    A box is dropped if it is not finite, if a side as written is zero or negative, or if it lies outside its image.  A
-    box that reaches over the edge of its image is clipped.  Both are noted, and told to `on_defect`.
+    A box is dropped if it is not finite, if a side is zero or negative, if it is but one pixel, or if it lies outside its
+    image.  A box that
+    reaches over the edge of its image is clipped.  An area that is zero, or larger than its box with a pixel more on each
+    side (outlines are rounded to whole pixels), cannot be: that of the box is taken instead.  All three are noted, and
+    told to `on_defect`.  The area of a clipped box is at most that of what is left of it.
 
     Args:
         first_pixel: 1 where corners are pixels counted from 1 and both belong to the object (VOC): then x1 and y1 are
-            moved by -1, which makes the coordinates continuous.  0 where they are continuous already (COCO).
+            moved by -1, which makes the coordinates continuous, and x1 = x2 is one pixel wide.  0 where they are continuous
+            already (COCO), and x1 = x2 has no width.
     """
     boxes, is_kept, defects = _usable_boxes(images, objects, first_pixel, image_root)
+    areas, impossible = _usable_areas(images, objects, boxes, is_kept, image_root)
+    defects += impossible
     for defect in defects:
         on_defect(defect)
     if on_defect is not stop:  # which passes over warnings
@@ -281,10 +319,6 @@ def assemble(
     order = order[np.argsort(owners[order], kind="stable")]
     boxes = boxes[order]
     counts = np.bincount(owners[order], minlength=len(images.names))
-    if objects.areas is None:
-        areas = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
-    else:
-        areas = np.asarray(objects.areas, dtype=np.float64)[order]
     return Annotations(
         image_root=image_root,
         image_names=images.names,
@@ -296,13 +330,14 @@ def assemble(
         labels=np.asarray(objects.labels, dtype=np.int64)[order],
         difficult=np.asarray(objects.difficult, dtype=bool)[order],
         crowd=np.asarray(objects.crowd, dtype=bool)[order],
-        areas=areas,
+        areas=areas[order],
         class_names=class_names,
         category_ids=category_ids,
         use_difficult=use_difficult,
         description=description,
         dropped=[defect.message for defect in defects if defect.kind in DROPPED_BOXES],
-        clipped=[defect.message for defect in defects if defect.kind not in DROPPED_BOXES],
+        clipped=[defect.message for defect in defects if defect.kind == "clipped box"],
+        corrected=[defect.message for defect in impossible],
     )
 
 
@@ -317,14 +352,16 @@ def _usable_boxes(images, objects, first_pixel, image_root):
 
     is_finite = np.isfinite(written).all(axis=1)
     is_inverted = (written[:, 2:] < written[:, :2]).any(axis=1)
-    has_size = (written[:, 2:] > written[:, :2]).all(axis=1)
+    # where both corners belong to the object, equal ones are a pixel apart; a single pixel is a click without a drag
+    is_point = (written[:, 2:] == written[:, :2]).all(axis=1)
+    has_size = (written[:, 2:] > written[:, :2] - first_pixel).all(axis=1) & ~is_point
     is_visible = (inside[:, 2:] > inside[:, :2]).all(axis=1)
-    is_kept = is_finite & has_size & is_visible
+    is_kept = is_finite & ~is_inverted & has_size & is_visible
     is_clipped = is_kept & (inside != boxes).any(axis=1)
     cases = [
         (~is_finite, "box not finite", "not finite"),
         (is_inverted, "inverted box", "zero or negative size"),
-        (~has_size, "empty box", "zero or negative size"),
+        (~has_size, "empty box", "both corners are one pixel" if first_pixel else "zero or negative size"),
         (~is_visible, "box outside", "outside its image"),
         (is_clipped, "clipped box", "reaches over the edge of its image"),
     ]
@@ -334,6 +371,28 @@ def _usable_boxes(images, objects, first_pixel, image_root):
         size = f"{images.widths[owners[i]]} x {images.heights[owners[i]]} pixels"
         defects.append(_box_defect(images, objects, i, kind, f" in {size}: {reason}", image_root))
     return inside, is_kept, defects
+
+
+def _usable_areas(images, objects, boxes, is_kept, image_root):
+    """((M,) float64 areas, those of the boxes where the written ones cannot be; the defects)."""
+    sides = boxes[:, 2:] - boxes[:, :2]  # of what lies within the image
+    within = sides.astype(np.float64).prod(axis=1)
+    if objects.areas is None:
+        return within, []
+    written = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4)
+    areas = np.asarray(objects.areas, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not kept
+        most = (written[:, 2:] - written[:, :2] + 2).prod(axis=1)
+        is_impossible = is_kept & ~((areas > 0) & (areas <= most))
+        is_cut = is_kept & (areas > (sides.astype(np.float64) + 2).prod(axis=1))
+    defects = []
+    for i in np.flatnonzero(is_impossible):
+        reason = (
+            f": the area {areas[i]:g} cannot be that of an object in this box; the box's own, {within[i]:g}, is used "
+            "instead. Correct the area, or leave it out"
+        )
+        defects.append(_box_defect(images, objects, i, "impossible area", reason, image_root))
+    return np.where(is_impossible | is_cut, within, areas), defects
 
 
 def _duplicate_boxes(images, objects, image_root):
@@ -359,28 +418,18 @@ def _box_defect(images, objects, i, kind, reason, image_root):
     return Defect(kind, file, f"{file}, {where}object {number}, box {box}{reason}", number, picture, tuple(box))
 
 
-def refuse_text(what: str, **fields) -> None:
-    """Refuses a text where names in a tuple have to stand: ("cat") is one, and would be read letter by letter.
-
-    Raises:
-        SettingError: naming the field and its value.
-    """
-    for name, value in fields.items():
-        if isinstance(value, str):
-            raise SettingError(f"{what}.{name} is the text {value!r}; a tuple of one name has a comma: ({value!r},)")
-
-
 def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] | None, where: str):
     """The class names that the config and another set (the training set, say) prescribe; None if neither does.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or one is a text.
     """
+    refuse_text(where, classes=configured, class_names=given)
     if configured is not None and given is not None and tuple(configured) != tuple(given):
+        parting = _first_difference(configured, given)
         raise ValueError(
-            f"{where}: the config names {len(configured)} classes {_shown(configured)}, the set it has to agree with "
-            f"names {len(given)} classes {_shown(given)}{_first_difference(configured, given)}. Give both the same names in "
-            "the same order."
+            f"{where}: the config names {len(configured)} classes {brief_names(configured)}, the set it has to agree with "
+            f"names {len(given)} classes {brief_names(given)}{parting}. Give both the same names in the same order."
         )
     names = configured if configured is not None else given
     if names is not None and len(set(names)) != len(names):
@@ -388,7 +437,8 @@ def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] 
     return None if names is None else tuple(names)
 
 
-def _shown(names) -> str:
+def brief_names(names: Sequence[str]) -> str:
+    """All names, or of many the first ones, as a tuple is written."""
     names = tuple(names)
     return str(names) if len(names) <= SHOWN_CLASSES else f"({', '.join(map(repr, names[:3]))}, ...)"
 

@@ -10,24 +10,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from public.datasets.annotations import exact_ids
+from public.folders import where_it_leads
 from public.input import ImageError, read_image
+from public.settings import refuse_text
 
 
 class ClassificationSet:
     """The pictures and classes of one data set; made by `Cifar.read` and `ImageFolder.read`.
 
     Attributes:
+        warnings: as of `Annotations`; there are none yet.
         images: (N, H, W, 3) uint8 RGB, or None where the pictures are files.
         image_root: the folder that the names of the files start from; None where the pictures are in memory.
         labels: (N,) int64, numbers into `class_names`.
         class_names: tuple of K.
-        image_ids: (N,) text, the data set's own names of the pictures.
+        image_ids: (N,) text, the data set's own names of the pictures; see `exact_ids`.
         description: for messages.
         notes: lines on what was left out on purpose, for the summary.
 
     Raises:
         ValueError: the numbers of pictures, names and labels differ, or a label names no class.
     """
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -40,13 +46,14 @@ class ClassificationSet:
         description: str,
         notes: Sequence[str] = (),
     ):
+        refuse_text(description, class_names=class_names)
         if (images is None) == (image_root is None):
             raise ValueError(f"{description}: the pictures are either in memory or files: give images or image_root")
         self.images = images
         self.image_root = None if image_root is None else str(image_root)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
-        self.image_ids = np.asarray(image_ids, dtype=np.str_)
+        self.image_ids = exact_ids([str(image_id) for image_id in image_ids])
         self.description = description
         self.notes = tuple(notes)
         self._check()
@@ -152,7 +159,8 @@ class ClassificationSet:
         except FileNotFoundError as error:
             if allow_missing:
                 return -1
-            raise ImageError(f"{path}: missing, though {self.description} lists it", "missing picture") from error
+            told = f"{path}: missing{where_it_leads(path)}, though {self.description} lists it"
+            raise ImageError(told, "missing picture") from error
 
     def counts(self) -> np.ndarray:
         """(K,) int64: the pictures of each class."""

@@ -19,7 +19,7 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
-    refuse_text,
+    brief_names,
 )
 from public.datasets.defects import Defect, OnDefect, stop
 from public.files import read_json
@@ -31,7 +31,8 @@ from public.text import brief, file_named, shorten
 class Coco:
     """A data set in COCO layout.
 
-    Crowd objects are kept, flagged: evaluation needs them, training never gets them.
+    Crowd objects are kept, flagged: evaluation needs them, training never gets them.  Objects with `"ignore": 1` are read
+    as crowds are: they are not trained on, are neither to be found nor wrong to be found.
 
     Fields:
         annotations: the json file, under the data root.
@@ -46,7 +47,6 @@ class Coco:
     keep_empty_images: bool
 
     def __post_init__(self):
-        refuse_text("Coco", classes=self.classes)
         check(self)
 
     def read(
@@ -87,6 +87,7 @@ class Coco:
             annotations = [item for item in annotations if item["category_id"] in used_ids]
         if not images:
             raise ValueError(f"{path}: no image to use")
+        warnings = _root_categories(path, entries["categories"], annotations, class_names, on_defect)
         image_ids = sorted(images)
         read = assemble(
             _written_images(path, [images[image_id] for image_id in image_ids]),
@@ -99,6 +100,7 @@ class Coco:
             description=f"COCO {self.annotations}",
             on_defect=on_defect,
         )
+        read.warnings += warnings
         return read if self.keep_empty_images else read.without_empty_images()
 
 
@@ -120,6 +122,7 @@ def _load(path):
 # ------------------------------------------------------------------------------------------------- single entries
 
 NUMBERS = {int, float}  # types; bool, a kind of int for Python, is none of them
+CROWD_MARKS = ("iscrowd", "ignore")  # of an object that is neither to be trained on nor to be found
 FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
@@ -210,8 +213,9 @@ def _image_problem(item, image_id, file_name, height, width):
 def _annotation_problem(item, number, image_id, category_id, box):
     if type(box) is not list or len(box) != 4 or not all(map(_is_number, box)):
         return f"annotation {number} has the bbox {_value(box)}, not x, y, width, height"
-    if item.get("iscrowd", 0) not in (0, 1):
-        return f"annotation {number} has iscrowd {_value(item['iscrowd'])}, not 0 or 1"
+    for name in CROWD_MARKS:
+        if item.get(name, 0) not in (0, 1):
+            return f"annotation {number} has {name} {_value(item[name])}, not 0 or 1"
     area = item.get("area", 0)
     if not _is_number(area) or not 0 <= area < math.inf:
         return f"annotation {number} has the area {_value(area)}, not a number of square pixels"
@@ -236,7 +240,7 @@ def _belonging(path, annotations, entries, known, on_defect):
         usable, kept = entries[kind], []
         for item in annotations:
             reference = item[name]
-            is_id = isinstance(reference, int | str | float) and reference is not True and reference is not False
+            is_id = _is_exact(reference)
             if is_id and reference in usable:
                 kept.append(item)
             elif not is_id or reference not in known[kind]:
@@ -247,6 +251,11 @@ def _belonging(path, annotations, entries, known, on_defect):
                 _tell(on_defect, path, "annotations", item, "unknown reference", problem)
         annotations = kept
     return annotations
+
+
+def _is_exact(reference):
+    """Whether it names one id: a text, or a number; 3.0 is 3, but from 2**53 on a float may stand for several."""
+    return type(reference) in (int, str) or (type(reference) is float and abs(reference) < 2**53)
 
 
 def _each_once(path, images, on_defect):
@@ -299,6 +308,26 @@ def _classes(path, ids, annotations, class_names):
     return class_names, tuple(ids[name] for name in class_names)
 
 
+def _root_categories(path, categories, annotations, class_names, on_defect):
+    """A line for each class that is but the parent of others: Roboflow begins its lists with such a category."""
+    used = {item["category_id"] for item in annotations}
+    lines = []
+    for category_id, category in categories.items():
+        name = category["name"]
+        children = [
+            other["name"] for other in categories.values() if other.get("supercategory") == name != other["name"]
+        ]
+        if category_id not in used and children and name in class_names:
+            others = tuple(other for other in class_names if other != name)
+            lines.append(
+                f"{path}: the category {name!r} (id {category_id}) has no object, and is the supercategory of "
+                f"{brief_names(children)}, as Roboflow writes it. Here it is one of the {len(class_names)} classes, which "
+                f"nothing is ever found of; to leave it out: classes={brief_names(others)}"
+            )
+            on_defect(Defect("root category", path, lines[-1], category_id))
+    return lines
+
+
 def _written_images(path, images):
     return WrittenImages(
         names=[file_named(image["file_name"]) for image in images],
@@ -319,7 +348,7 @@ def _written_objects(annotations, image_ids, category_ids):
         boxes=boxes,
         labels=[labels[item["category_id"]] for item in annotations],
         difficult=[False] * len(annotations),
-        crowd=[bool(item.get("iscrowd", 0)) for item in annotations],
+        crowd=[any(item.get(name, 0) for name in CROWD_MARKS) for item in annotations],
         areas=[item["area"] if "area" in item else item["bbox"][2] * item["bbox"][3] for item in annotations],
         numbers=[item["id"] for item in annotations],
     )

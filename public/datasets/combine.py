@@ -74,6 +74,8 @@ class Joined:
             description=" + ".join(part.description for part in parts),
             dropped=[line for part in parts for line in part.dropped],
             clipped=[line for part in parts for line in part.clipped],
+            corrected=[line for part in parts for line in part.corrected],
+            warnings=[line for part in parts for line in part.warnings],
         )
 
 

@@ -7,14 +7,18 @@ an entry unusable; a list's `append` collects all of them, and the reader leaves
 from collections.abc import Callable
 from typing import NamedTuple
 
+from public.folders import OnUnusable
+
 # Kinds that make a picture, an annotation or an object unusable, or a measured figure wrong.
 ERRORS = (
     "unusable set",
+    "unusable entry",
     "missing annotation",
     "missing picture",
     "ambiguous picture",
     "empty picture",
     "truncated picture",
+    "damaged picture",
     "unreadable picture",
     "wrong size",
     "broken annotation",
@@ -27,6 +31,7 @@ ERRORS = (
     "inverted box",
     "empty box",
     "box outside",
+    "impossible area",
     "picture in two splits",
 )
 WARNINGS = (
@@ -34,11 +39,14 @@ WARNINGS = (
     "duplicate box",
     "similar class names",
     "class without objects",
+    "root category",
     "identical pictures",
+    "similar pictures",
     "picture without annotation",
     "annotation without picture",
 )
-DROPPED_BOXES = ("box not finite", "inverted box", "empty box", "box outside")  # stop no reader: dropped and noted
+DROPPED_BOXES = ("box not finite", "inverted box", "empty box", "box outside")
+STOP_NO_READER = (*DROPPED_BOXES, "impossible area")  # dropped, or corrected, and noted
 
 
 class Defect(NamedTuple):
@@ -58,21 +66,26 @@ class Defect(NamedTuple):
     @property
     def leaves_out(self) -> bool:
         """Whether the entry cannot be used at all; a box that is dropped is another matter, being noted in any case."""
-        return self.is_error and self.kind not in DROPPED_BOXES
+        return self.is_error and self.kind not in STOP_NO_READER
 
 
 OnDefect = Callable[[Defect], object]
 
 
+def telling(on_defect: OnDefect) -> OnUnusable:
+    """What `public.folders` tells of entries of a folder that cannot be used: `on_defect`, in the form of a `Defect`."""
+    return lambda path, message: on_defect(Defect("unusable entry", path, message))
+
+
 def stop(defect: Defect) -> None:
-    """Raises what makes an entry unusable; passes over warnings, and over boxes that are dropped.
+    """Raises what makes an entry unusable; passes over warnings, and over boxes that are dropped or corrected.
 
     Raises:
-        FileNotFoundError: a file is missing, or there are two where one has to be.
+        FileNotFoundError: a file is missing, a link leads nowhere, or there are two files where one has to be.
         ValueError: any other defect.
     """
     if not defect.leaves_out:
         return
-    if defect.kind in ("missing annotation", "missing picture", "ambiguous picture"):
+    if defect.kind in ("unusable entry", "missing annotation", "missing picture", "ambiguous picture"):
         raise FileNotFoundError(defect.message)
     raise ValueError(defect.message)

@@ -12,6 +12,7 @@ from public.datasets.annotations import agree_on_classes
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.imagenet_names import are_folder_names, imagenet_words
 from public.datasets.voc import PICTURE_EXTENSIONS
+from public.folders import look_into, stop_at_unusable
 from public.settings import Count, Name, check
 
 
@@ -42,7 +43,7 @@ class ImageFolder:
     def read(self, data_root: str | os.PathLike, class_names: tuple[str, ...] | None = None) -> ClassificationSet:
         """Lists the pictures; they are opened when they are needed, and one that cannot be read is named then.
 
-        Names that begin with a dot are passed over.
+        What is hidden is passed over and links are followed, by the rule of `public.folders`.
 
         Args:
             data_root: the folder that `folder` starts from.
@@ -50,14 +51,14 @@ class ImageFolder:
                 1000 words, by which converted weights call their classes, agree with its 1000 class folders.
 
         Raises:
-            FileNotFoundError: the folder, or that of a class, is missing.
+            FileNotFoundError: the folder, or that of a class, is missing, also because a link leads nowhere.
             ValueError: there are more or fewer classes than `num_classes`, others than `class_names`, a class has no
                 picture, or its folder holds something else than pictures.
         """
         root = Path(data_root) / self.folder
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}, which has to hold a folder of pictures for each class")
-        found, num_loose = _look(root)
+        found, num_loose = _look(root, self.classes)
         if self.classes is None and self.num_classes not in (None, len(found)):
             raise ValueError(
                 f"{root} has {len(found)} class folders, num_classes is {self.num_classes}: restore the folders that are "
@@ -101,11 +102,18 @@ class ImageFolder:
         return tuple(class_names)
 
 
-def _look(root):
-    """The sorted names of the class folders in `root`, and how many pictures lie beside them."""
-    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    found = sorted(entry.name for entry in entries if entry.is_dir())
-    num_loose = sum(_is_picture(entry.name) for entry in entries if not entry.is_dir())
+def _look(root, classes):
+    """The sorted names of the class folders in `root`, and how many pictures lie beside them.
+
+    A link that leads nowhere is named, unless `classes` leave it out: one class less would number the others anew.
+    """
+
+    def on_unusable(path, message):
+        if classes is None or os.path.basename(path) in classes:
+            stop_at_unusable(path, message)
+
+    inside = look_into(root, PICTURE_EXTENSIONS, on_unusable)
+    found, num_loose = inside.folders, len(inside.files)
     if not found:
         raise FileNotFoundError(
             f"{root} holds no class folders, but {num_loose} pictures; put each picture into the folder of its class"
@@ -113,14 +121,10 @@ def _look(root):
     return found, num_loose
 
 
-def _is_picture(name):
-    return os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS
-
-
 def _pictures(folder):
     """The sorted names of the pictures in the folder of a class."""
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    strange = [name for name in names if not _is_picture(name)]
+    inside = look_into(folder, PICTURE_EXTENSIONS)
+    names, strange = inside.files, inside.folders + inside.others
     if strange:
         raise ValueError(
             f"{folder / strange[0]} is not a picture ({', '.join(PICTURE_EXTENSIONS)}), and the folder of a class holds "

@@ -3,7 +3,8 @@
 Coordinates.  VOC counts pixels from 1 and both corners belong to the object: xmin 1 and xmax W cover a whole picture of
 width W.  We store the edges of that area, (xmin - 1, ymin - 1, xmax, ymax), which lose nothing: a sub-pixel-exact box
 whose width x2 - x1 is VOC's xmax - xmin + 1, so that VOC's inclusive-pixel IoU is the plain IoU of our boxes.
-`to_inclusive_pixels` gives back what the xml says.  The references differ from this by at most one pixel and from each
+`to_inclusive_pixels` gives back what the xml says.  So xmin = xmax is a column of one pixel; a box of a single pixel, which
+a click without a drag leaves, is dropped and noted.  The references differ from this by at most one pixel and from each
 other: PaddleDetection takes the four numbers as they are, YOLOX subtracts 1 from all four.
 """
 
@@ -22,9 +23,9 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
-    refuse_text,
 )
-from public.datasets.defects import Defect, OnDefect, stop
+from public.datasets.defects import Defect, OnDefect, stop, telling
+from public.folders import files_under, where_it_leads
 from public.settings import Name, NotEmpty, check
 from public.text import brief, file_named, shown
 
@@ -47,7 +48,7 @@ class Voc:
 
     Fields:
         sources: "folder/split" under the data root, such as "VOCdevkit/VOC2007/trainval"; several make a union.
-            "folder/*" takes every xml file of folder/Annotations, and needs no lists.
+            "folder/*" takes every xml file under folder/Annotations (by the rule of `public.folders`), and needs no lists.
         classes: names in label order; None takes the sorted names found in the data.
         use_difficult: whether difficult objects are trained on.  Evaluation sees them, flagged, in any case.
         keep_empty_images: whether images without an object to train on (nothing, or difficult ones only where these are
@@ -60,7 +61,6 @@ class Voc:
     keep_empty_images: bool
 
     def __post_init__(self):
-        refuse_text("Voc", sources=self.sources, classes=self.classes)
         check(self)
 
     def read(
@@ -99,16 +99,16 @@ def read_voc_folder(folder: str | os.PathLike, on_defect: OnDefect = stop) -> An
         FileNotFoundError, ValueError: as `Voc.read`.
     """
     folder = os.fspath(folder)
-    image_ids, root = _all_ids(folder)
+    image_ids, root = _all_ids(folder, on_defect)
     pictures = _read_pictures(folder, "", image_ids, f"the folder {root}", on_defect)
     return _annotations(folder, pictures, None, True, f"VOC {folder}", on_defect)
 
 
-def _all_ids(folder):
+def _all_ids(folder, on_defect):
     """(The ids of all xml files under `folder`/Annotations, by name; that folder)."""
     root = os.path.join(folder, "Annotations")
-    found = (os.path.join(place, name) for place, _, names in os.walk(root) for name in names)
-    return sorted(os.path.relpath(file, root)[: -len(".xml")] for file in found if file.lower().endswith(".xml")), root
+    files = files_under(root, (".xml",), telling(on_defect)) if os.path.isdir(root) else []
+    return sorted(file[: -len(".xml")] for file in files), root
 
 
 def list_split(listing: str | os.PathLike) -> list[str]:
@@ -172,7 +172,7 @@ class _Picture(NamedTuple):
 def _read_source(data_root, source, on_defect):
     folder, _, split = source.rpartition("/")
     if split == "*":
-        image_ids, root = _all_ids(os.path.join(data_root, folder))
+        image_ids, root = _all_ids(os.path.join(data_root, folder), on_defect)
         if not image_ids:
             raise FileNotFoundError(
                 f"{root}: no xml file there, though the config's source {source!r} means all of them"
@@ -266,7 +266,8 @@ def _read_xml(file, listing):
     try:
         root = ET.parse(file).getroot()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file}: missing, though {listing} lists the image{_hint(file)}") from error
+        told = f"{file}: missing{where_it_leads(file)}, though {listing} lists the image{_hint(file)}"
+        raise FileNotFoundError(told) from error
     except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that is unknown or not kept
         raise ValueError(f"{file}: not readable as xml: {error}") from error
     sides = (root.findtext("size/height"), root.findtext("size/width"))

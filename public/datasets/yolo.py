@@ -17,7 +17,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from public.datasets.voc import PICTURE_EXTENSIONS
+from public.folders import files_under
 from public.input import read_image
+from public.settings import refuse_text
 
 TOLERANCE = 1e-6  # of a share of the picture: labels are commonly written with six digits
 NO_LABELS = ("classes.txt",)  # lists of names that labelling tools lay beside the labels
@@ -55,6 +57,7 @@ def convert_yolo(
         ImageError: a picture cannot be read.
         ValueError: a line is wrong (the message names file and line), or texts and pictures do not fit together.
     """
+    refuse_text("convert_yolo", names=names)
     images, labels = Path(images), Path(labels)
     pictures = _find_pictures(images, labels)
     texts = _find_texts(labels)
@@ -88,7 +91,7 @@ def _find_pictures(images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
     pictures = {}
-    for name in _files(images, PICTURE_EXTENSIONS):
+    for name in files_under(images, PICTURE_EXTENSIONS):
         other = pictures.setdefault(os.path.splitext(name)[0], name)
         if other != name:
             raise ValueError(f"{images}: {other} and {name} would share one label file; rename one of them")
@@ -99,14 +102,8 @@ def _find_pictures(images, labels):
 
 def _find_texts(labels):
     """Path without extension, relative to `labels`, -> path of every label file."""
-    names = [name for name in _files(labels, (".txt",)) if os.path.basename(name) not in NO_LABELS]
+    names = [name for name in files_under(labels, (".txt",)) if os.path.basename(name) not in NO_LABELS]
     return {os.path.splitext(name)[0]: labels / name for name in names}
-
-
-def _files(folder, extensions):
-    """Paths under `folder`, with "/" and relative to it, of all files with one of the extensions, in order."""
-    paths = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() in extensions)
 
 
 def _sizes(images, names):

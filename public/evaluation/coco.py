@@ -11,6 +11,8 @@ What that means in detail:
   or large (from 96 x 96); in COCO it is the area of the object's outline.
 - The limit on detections, `max_detections`, holds for each class of each image.
 - COCO knows no `difficult` objects.  Those of a Pascal VOC data set count like any other; `voc.py` leaves them out.
+- Images and categories are handed over by their rank among the sorted ids, from 1: pycocotools sorts ids by numpy, which
+  makes one float of several large numbers.  The order, and so every number, is that of the ids themselves.
 - A number for which there is nothing to find, such as APs of a data set without small objects, is None (null in a JSON
   file), where pycocotools says -1: it is not mistaken for a result, and a mean over it fails.
 """
@@ -44,6 +46,13 @@ COCO_METRICS = {
     "ARs": (False, None, "small", None),
     "ARm": (False, None, "medium", None),
     "ARl": (False, None, "large", None),
+}
+
+AREA_RANGES = {  # square pixels, both ends included
+    "all": (0, 1e5**2),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e5**2),
 }
 
 
@@ -101,8 +110,8 @@ def accumulate(
 
 def class_positions(evaluation: COCOeval, annotations) -> list[int]:
     """Where each class of `annotations`, in their order, stands on the axis of classes of pycocotools' arrays."""
-    position = {category_id: k for k, category_id in enumerate(_plain_list(evaluation.params.catIds))}
-    return [position[category_id] for category_id in _plain_list(annotations.category_ids)]
+    position = {number: k for k, number in enumerate(np.asarray(evaluation.params.catIds).tolist())}
+    return [position[number] for number in _ranks(annotations.category_ids)]
 
 
 def boxes_xywh(boxes: np.ndarray) -> np.ndarray:
@@ -128,8 +137,8 @@ def write_coco_json(path: str | Path, annotations, detections: Sequence[ImageDet
     """
     check_detections(annotations, detections)
     detections = sorted(detections, key=lambda image: image.index)
-    text = json.dumps(_result_rows(annotations, detections), allow_nan=False)
-    write_text(path, text)
+    rows = _result_rows(detections, _plain_list(annotations.image_ids), _plain_list(annotations.category_ids))
+    write_text(path, json.dumps(rows, allow_nan=False))
 
 
 def format_coco(metrics: dict) -> str:
@@ -146,8 +155,7 @@ def format_coco(metrics: dict) -> str:
 
 def _ground_truth(annotations) -> COCO:
     """`annotations` as pycocotools holds a COCO annotation file."""
-    image_ids = _plain_list(annotations.image_ids)
-    category_ids = _plain_list(annotations.category_ids)
+    image_ids, category_ids = _ranks(annotations.image_ids), _ranks(annotations.category_ids)
     image_of_object = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     objects = zip(
         image_of_object.tolist(),
@@ -173,7 +181,7 @@ def _ground_truth(annotations) -> COCO:
 
 def _results(annotations, detections: Sequence[ImageDetections]) -> COCO:
     """`detections` as pycocotools holds them after `COCO.loadRes`, without the outlines that boxes do not need."""
-    rows = _result_rows(annotations, detections)
+    rows = _result_rows(detections, _ranks(annotations.image_ids), _ranks(annotations.category_ids))
     for number, row in enumerate(rows, start=1):
         row |= {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
     return _indexed(annotations, rows)
@@ -183,10 +191,10 @@ def _indexed(annotations, rows: list[dict]) -> COCO:
     """A pycocotools data set of the images and classes of `annotations`, with `rows` as its objects."""
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image_id} for image_id in _plain_list(annotations.image_ids)],
+        "images": [{"id": number} for number in _ranks(annotations.image_ids)],
         "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(_plain_list(annotations.category_ids), annotations.class_names)
+            {"id": number, "name": name}
+            for number, name in zip(_ranks(annotations.category_ids), annotations.class_names)
         ],
         "annotations": rows,
     }
@@ -194,10 +202,8 @@ def _indexed(annotations, rows: list[dict]) -> COCO:
     return coco
 
 
-def _result_rows(annotations, detections: Sequence[ImageDetections]) -> list[dict]:
-    """The rows of a COCO results file, image by image in the order of `detections`."""
-    image_ids = _plain_list(annotations.image_ids)
-    category_ids = _plain_list(annotations.category_ids)
+def _result_rows(detections: Sequence[ImageDetections], image_ids: list, category_ids: list) -> list[dict]:
+    """The rows of a COCO results file, image by image in the order of `detections`, with these ids."""
     return [
         {"image_id": image_ids[image.index], "category_id": category_ids[label], "bbox": box, "score": score}
         for image in detections
@@ -205,9 +211,15 @@ def _result_rows(annotations, detections: Sequence[ImageDetections]) -> list[dic
     ]
 
 
-def _plain_list(values) -> list:
-    """`values` as a list of Python's own ints or strs, which JSON can hold."""
-    return np.asarray(values).tolist()
+def _ranks(ids) -> list[int]:
+    """The rank of each id among all of them, from 1."""
+    rank = {plain: number for number, plain in enumerate(sorted(_plain_list(ids)), start=1)}
+    return [rank[plain] for plain in _plain_list(ids)]
+
+
+def _plain_list(ids) -> list:
+    """Ids of an `Annotations` as a list of Python's own ints or strs, which JSON can hold, each as it is."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
 
 
 def _mean_of(evaluation: COCOeval, is_precision: bool, threshold, area: str, limit) -> float | None:

@@ -17,7 +17,7 @@ from public.models.backbones.cspresnet import BLOCKS, CHANNELS, CSPResNet, scale
 from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
 from public.models.layers import Activation
 from public.models.necks.csp_pan import CSPPAN
-from public.settings import Count, Counts, Different, Natural, NonNegative, Positive, Probability, check
+from public.settings import Count, Counts, Different, GoesWithEpochs, Natural, NonNegative, Positive, Probability, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,9 @@ class PPYOLOE:
     # assigners and loss
     grid_cell_scale: Positive  # side of the static assigner's cells, in strides
     grid_cell_offset: Probability  # place of a point in its cell
-    static_assigner_epochs: Natural  # epochs of ATSS before the task-aligned assigner takes over
+    static_assigner_epochs: Annotated[
+        Natural, GoesWithEpochs()
+    ]  # epochs of ATSS before the task-aligned assigner takes over
     atss_top_k: Count  # candidates a level
     tal_top_k: Count
     tal_alpha: NonNegative

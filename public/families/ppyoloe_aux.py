@@ -4,13 +4,13 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; the auxiliary hea
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from public.families.ppyoloe import PPYOLOE, crn_coco
 from public.losses.ppyoloe_aux import PPYOLOEAuxLoss
 from public.models.backbone import Backbone
 from public.models.detectors.ppyoloe_aux import PPYOLOEAuxHead, PPYOLOEAuxModel
-from public.settings import Count, Natural, Positive
+from public.settings import Count, GoesWithEpochs, Natural, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,9 @@ class PPYOLOEAux(PPYOLOE):
 
     head_attention: Literal["conv", "repvgg"]  # convolution of the head's attention: conv (1x1) or repvgg
     aux_channels: Count  # of the auxiliary head's branches, whatever the width
-    aux_detach_epoch: Natural  # from this epoch on the auxiliary branch no longer trains backbone and neck
+    aux_detach_epoch: Annotated[
+        Natural, GoesWithEpochs()
+    ]  # from then on backbone and neck learn nothing from the branch
     tal_centre_radius: Positive  # an object claims points nearer than this to its centre, in strides
 
     def build_model(self, *, in_chans: int = 3, backbone: Backbone | None = None) -> PPYOLOEAuxModel:

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from public.experiment_files import add_packages_again, added_packages
 from public.files import OpenFilesError, allow_open_files
 
 SIGNS = (
@@ -262,6 +264,9 @@ def make_loader(
         OpenFilesError: as `allow_workers`.
     """
     allow_workers(num_workers, prefetch_factor)
+    method = start_method()
+    if num_workers and method != "fork":
+        dataset, collate_fn = Portable(dataset), Portable(collate_fn)  # type: ignore[assignment]  # it stands for either
     return WatchedLoader(
         dataset,
         batch_sampler=batches,
@@ -272,6 +277,40 @@ def make_loader(
         generator=torch.Generator(),  # the loader numbers its workers from it; none of our streams does
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
-        # forked workers know the classes of an experiment's own folder, which others could not import
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        multiprocessing_context=method if num_workers else None,
     )
+
+
+def start_method() -> str:
+    """How loader workers are started: "fork" on Linux, where it takes no time and copies nothing, else "spawn".
+
+    A program that has called `multiprocessing.set_start_method("spawn")` gets that on Linux too.
+    """
+    wants_spawn = multiprocessing.get_start_method(allow_none=True) == "spawn"
+    return "fork" if sys.platform == "linux" and not wants_spawn else "spawn"
+
+
+class Portable:
+    """A data set, or a function, that travels to a process which has imported nothing: with an experiment's own classes.
+
+    Such a process cannot import what an experiment's folder states, because the folder is no module on Python's path; so
+    the packages that this process has made of such folders are made there before the content is unpacked.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.content[key]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.content(*args)
+
+    def __getstate__(self) -> dict:
+        content = pickle.dumps(self.content)
+        used = {name: folder for name, folder in added_packages().items() if name.encode() in content}
+        return {"packages": used, "content": content}
+
+    def __setstate__(self, state: dict) -> None:
+        add_packages_again(state["packages"])
+        self.content = pickle.loads(state["content"])

@@ -20,16 +20,18 @@ METRIC_NAMES = ("AP", "AP50", "voc_AP50", "voc07_AP50", "top1_error", "top5_erro
 ERRORS = ("top1_error", "top5_error")  # in percent, the lower the better
 
 
-def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
+def draw_curves(metrics_path: str | Path, out_path: str | Path, best_metric: str | None = None) -> None:
     """Draws the curves of a run that is finished, under way or killed.
 
     Losses are drawn twice: every logged value as a light line, and their moving average over a 25th of the run as a
-    strong one.  The best evaluation, by the first of METRIC_NAMES that the run has, is marked (an error's is the lowest).
+    strong one.  The best evaluation by `best_metric` is marked (an error's is the lowest).
     A last line that a killed process left unfinished is passed over.
 
     Args:
         metrics_path: a run's metrics.jsonl.
         out_path: the picture, .png.
+        best_metric: the metric that chooses the best weights, drawn beside METRIC_NAMES where it is none of them; None, or
+            one that was never measured: the first of METRIC_NAMES that the run has.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,7 +48,7 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path) -> None:
     terms = {name: numbers([line["losses"] for line in train_lines], name) for name in term_names}
     _draw_losses(terms_axes, epochs, terms)
     _draw_learning_rate(lr_axes, epochs, numbers(train_lines, "lr"))
-    _draw_metrics(metric_axes, eval_lines)
+    _draw_metrics(metric_axes, eval_lines, best_metric)
 
     titles = {
         total_axes: "loss",
@@ -113,20 +115,23 @@ def _draw_learning_rate(axes: "Axes", epochs: np.ndarray, rates: np.ndarray) -> 
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
-def _draw_metrics(axes: "Axes", eval_lines: list[dict]) -> None:
+def _draw_metrics(axes: "Axes", eval_lines: list[dict], best_metric: str | None) -> None:
     epochs = numbers(eval_lines, "epoch")
     metrics = [line["metrics"] for line in eval_lines]
-    curves = {name: numbers(metrics, name) for name in METRIC_NAMES}
+    chosen = (best_metric or "").replace("_accuracy", "_error")  # what is drawn of an accuracy is its error
+    curves = {name: numbers(metrics, name) for name in dict.fromkeys((*METRIC_NAMES, chosen))}
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     if not curves:
         _say(axes, "no evaluation logged")
         return
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(epochs, values, color=COLORS[number], linewidth=1.8, marker="o", markersize=3, label=name)
-    name, values = next(iter(curves.items()))
+    name = chosen if chosen in curves else next(iter(curves))
+    values = curves[name]
     best = int(np.nanargmin(values) if name in ERRORS else np.nanargmax(values))
     text = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
-    axes.plot(epochs[best], values[best], "*", color=COLORS[0], markersize=15, markeredgecolor="white", label=text)
+    color = COLORS[list(curves).index(name)]
+    axes.plot(epochs[best], values[best], "*", color=color, markersize=15, markeredgecolor="white", label=text)
     axes.set_ylim(0, 100 if name in ERRORS else 1)
     axes.legend(frameon=False, loc="best")
 

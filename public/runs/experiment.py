@@ -4,23 +4,20 @@ Training, evaluation, detection and every other tool go through `load_experiment
 also where an experiment's folder has a model, a loss or settings of its own.
 """
 
-import contextlib
-import hashlib
-import importlib.machinery
+import importlib
 import os
 import re
-import stat
 import sys
 import types
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 from public.config import TrainingConfig, classes_of, thaw
+from public.experiment_files import add_package
 from public.files import REPOSITORY, read_json_object
 from public.text import brief, shorten, shown
 
 COPY = re.compile(r"experiment(_from_step\d+(_again)?)?")  # names of the copies that a run keeps
-EXPERIMENT_FILES = (".py", ".sh", ".md", ".json", ".txt")  # what a run copies from an experiment's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,76 +91,9 @@ def run_copy(run: Path) -> Path:
     return run / (named or "experiment")
 
 
-def experiment_files(folder: Path) -> list[Path]:
-    """The files of an experiment's folder that belong to the recipe, sorted.
-
-    Not its runs, nothing hidden (what editors and tools leave), and not the file that this process writes its output to.
-    """
-    inside = (p for p in folder.rglob("*") if p.is_file() and p.suffix in EXPERIMENT_FILES)
-    places = ((p, p.relative_to(folder).parts) for p in inside)
-    kept = (p for p, parts in places if not ({"runs", "__pycache__"} & set(parts) or any(n[0] == "." for n in parts)))
-    outputs = _own_outputs()
-    return sorted(p for p in kept if (p.stat().st_dev, p.stat().st_ino) not in outputs)
-
-
-def _own_outputs() -> set[tuple[int, int]]:
-    """Device and inode of the files behind standard output and error, as of `python train.py > log.txt`."""
-    found = set()
-    for handle in (1, 2):
-        with contextlib.suppress(OSError):  # closed
-            status = os.fstat(handle)
-            if stat.S_ISREG(status.st_mode):
-                found.add((status.st_dev, status.st_ino))
-    return found
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each file of an experiment's folder that belongs to the recipe, by its name in the folder."""
-    files = experiment_files(folder)
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def hash_files(files: list[Path], root: Path) -> str:
-    """sha256 over names and contents of `files`."""
-    digest = hashlib.sha256()
-    for file in files:
-        content = file.read_bytes()
-        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()} {len(content)}\n") + content)
-    return digest.hexdigest()
-
-
-def library_hash() -> str:
-    """sha256 over the sources of public/."""
-    root = REPOSITORY / "public"
-    return hash_files(sorted(root.rglob("*.py")), root)
-
-
-class _SourceLoader(importlib.machinery.SourceFileLoader):
-    """Compiles the source itself, and neither reads nor writes Python's cache of compiled files.
-
-    The cache tells an old entry by the file's size and its time in whole seconds, which a quick edit can leave as they
-    are; then the code that runs would not be the code that is recorded.
-    """
-
-    def path_stats(self, path: str):
-        raise OSError("no time and size of the source: the cache is not used")
-
-
 def _load_package(folder: Path) -> types.ModuleType:
-    """The module config.py of `folder`, as part of a package whose name belongs to this folder and content alone.
-
-    A package, so that `from .loss import MyLoss` works in it; a name of its own, because every experiment's file is
-    called config.py.
-    """
-    files = experiment_files(folder)
-    content = hash_files(files, folder)
-    name = "encore_experiment_" + hashlib.sha256(os.fsencode(f"{folder} {content}")).hexdigest()[:16]
-    if name not in sys.modules:
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-        for place in {str(file.parent) for file in files}:
-            sys.path_importer_cache[place] = importlib.machinery.FileFinder(place, (_SourceLoader, [".py"]))
+    """The module config.py of `folder`, in a package of its own."""
+    name = add_package(folder)
     try:
         module = importlib.import_module(f"{name}.config")
     except Exception:

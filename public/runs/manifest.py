@@ -1,21 +1,26 @@
 """What a run's manifest says about the moment it was started: code, packages, machine, data."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from public.config import freeze
+from public.experiment_files import file_hashes, library_hash
 from public.files import REPOSITORY
 from public.parallel import collectives
-from public.runs.experiment import Experiment, file_hashes, library_hash
+from public.runs.experiment import Experiment
 
 PACKAGES = (
     "torch",
@@ -155,8 +160,9 @@ def git_state() -> dict[str, Any]:
 
     `git apply` takes the diff as it is, unless a changed file is not in UTF-8: its other bytes stand as \\xe9.
     """
-    diff = _git("diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/", "HEAD")
-    status = _git("status", "--porcelain")
+    with _copied_index() as variables:
+        diff = _git("diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/", "HEAD", **variables)
+        status = _git("status", "--porcelain", **variables)
     names = (_git("ls-files", "--others", "--exclude-standard", "-z", "--", "public/*.py") or "").split("\0")
     untracked = {
         name: (REPOSITORY / name).read_text(encoding="utf-8", errors="backslashreplace") for name in names if name
@@ -165,9 +171,25 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "diff": diff, "status": status, "untracked": untracked}
 
 
-def _git(*arguments: str) -> str | None:
+@contextlib.contextmanager
+def _copied_index() -> Iterator[dict[str, str]]:
+    """The variables by which git works on a copy of the repository's index.
+
+    `git diff` and `git status` renew it where a file's time is another, under a lock that a killed run would leave behind.
+    """
+    place = (_git("rev-parse", "--git-path", "index") or "").strip()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            copy = shutil.copy2(REPOSITORY / place, folder) if place else None
+        except OSError:  # nothing was ever added
+            copy = None
+        yield {"GIT_INDEX_FILE": copy} if copy else {}
+
+
+def _git(*arguments: str, **variables: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, timeout=20, env=os.environ | variables)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="backslashreplace") if done.returncode == 0 else None

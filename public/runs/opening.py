@@ -162,4 +162,7 @@ def _extend(
     run.write_json("manifest.json", manifest.new_manifest(experiment, identity, parsed) | {"extends": extends})
     old.close()
     line = f"extending {old.path.name} from step {step} to epoch {epochs} (was {config.epochs}); new run {run.path}"
-    return Opening(run=run, path=run.path, epochs=epochs, checkpoint=checkpoint, source=old.path / LATEST, lines=[line])
+    first, last = (config.schedule.factor(1000 * epoch, 1000) for epoch in (config.epochs, epochs))
+    rates = f"by the schedule the added epochs begin at {100 * first:.1f} % of lr and end at {100 * last:.1f} %"
+    lines = [line, rates]
+    return Opening(run=run, path=run.path, epochs=epochs, checkpoint=checkpoint, source=old.path / LATEST, lines=lines)

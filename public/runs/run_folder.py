@@ -10,6 +10,7 @@ runs/<time>/
     curves.png  pictures/                      curves, training batches as the network saw them, predictions
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import IO
 
 from public.config import TrainingConfig, differences, freeze
+from public.experiment_files import experiment_files
 from public.files import read_json_object, write_text
 from public.runs.checkpoint import has_checkpoint
-from public.runs.experiment import Experiment, experiment_files, load_experiment, run_copy
+from public.runs.experiment import Experiment, load_experiment, run_copy
 from public.runs.manifest import CODE, code_change
 from public.text import ESCAPED, brief
 
@@ -163,14 +165,24 @@ class RunFolder:
 
 
 def newest_weights(experiment: Experiment) -> Path | None:
-    """The best weights of the newest run of `experiment` that has any."""
-    if experiment.run is not None:
-        found = [experiment.run / "best.pth"]
-    else:
-        found = sorted(
-            experiment.runs.glob("*/best.pth"), key=lambda p: (p.stat().st_mtime, p.parent.name), reverse=True
-        )
-    return next((path for path in found if path.is_file()), None)
+    """The best weights of the newest run of `experiment` that has any.
+
+    A finished run none of whose evaluations could measure the best has its last weights instead.
+    """
+    folders = [experiment.run] if experiment.run is not None else experiment.runs.glob("*")
+    found = [weights for weights in map(_weights_of, folders) if weights is not None]
+    return max(found, key=lambda path: (path.stat().st_mtime, path.parent.name), default=None)
+
+
+def _weights_of(run: Path) -> Path | None:
+    best, last = run / "best.pth", run / "latest.pth"
+    if best.is_file() or not last.is_file():
+        return best if best.is_file() else None
+    with contextlib.suppress(OSError, ValueError):
+        finished = read_json_object(run / "manifest.json").get("finished")
+        if isinstance(finished, dict) and finished and finished.get("best") is None:
+            return last
+    return None
 
 
 def find_unfinished(

@@ -60,11 +60,14 @@ class BaseTask(ABC):
             raise ValueError(
                 f"{'the weights have' if class_names else self.data('train').description + ' has'} "
                 f"{len(self.class_names)} classes ({', '.join(self.class_names)}), but the {self.kind} of the configuration "
-                f"has num_classes = {num_classes}"
+                f"has num_classes = {num_classes}{'' if class_names else self._remarks()}"
             )
         self.loss = config.network_settings.build_loss()
         self.num_workers, self.worker_note = worker_count(config)
         self.evaluated = "val"
+
+    def _remarks(self) -> str:
+        return "".join(f". {line}" for line in self.data("train").warnings)
 
     def data(self, split: str) -> Any:
         """The set "train", "val" or "test", read when it is first asked for."""
@@ -118,6 +121,18 @@ class BaseTask(ABC):
     def describe(self) -> list[str]:
         """A line for each data set."""
         return [f"{split}: {self.data(split).summary()}" for split in ("train", "val")]
+
+    def warnings(self) -> list[str]:
+        """Lines on what will not come out as one may think, for the start of a run."""
+        return [
+            f"warning: {split}: {line}"
+            for split in ("train", "val")
+            for line in (*self.data(split).warnings, *self._warnings_of(split))
+        ]
+
+    def _warnings_of(self, split: str) -> list[str]:
+        """What the task itself has to say about a set."""
+        return []
 
     def records(self) -> dict[str, list[str]]:
         """Text files for the run's folder, by name: what was found when the data were read."""

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from public import drawing
 from public.config import freeze
-from public.datasets.annotations import Annotations
+from public.datasets.annotations import Annotations, brief_names
 from public.datasets.defects import Defect
 from public.datasets.pictures import load_picture
-from public.evaluation.coco import COCO_METRICS, evaluate_coco, format_coco
+from public.evaluation.coco import AREA_RANGES, COCO_METRICS, evaluate_coco, format_coco
 from public.evaluation.detections import ImageDetections, format_class_table, merge
 from public.evaluation.voc import evaluate_voc
 from public.input import ImageError, to_image
@@ -62,18 +63,33 @@ class DetectionTask(BaseTask):
             lines.append(f"{split}: {self.annotations(split).summary()}{note}")
         return lines
 
+    def _warnings_of(self, split: str) -> list[str]:
+        annotations, best = self.annotations(split), self.config.best_metric
+        if split == "train":
+            counts = np.bincount(annotations.labels[annotations.is_trained()], minlength=len(self.class_names))
+            unseen = [name for name, count in zip(self.class_names, counts) if count == 0]
+            what = f"there is no object to train on of {len(unseen)} classes: {brief_names(unseen)}"
+            return [what] if unseen else []
+        if _is_counted(annotations, best).any():
+            return []
+        return [
+            f"{annotations.description} has no object that {best} could find: no evaluation can tell which weights are the "
+            f"best. {best} stays undefined, no best.pth is written, early_stop never ends the run; latest.pth has the last "
+            "weights"
+        ]
+
     def records(self) -> dict[str, list[str]]:
         """Text files for the run's folder: what was found when the data were read."""
         bad_boxes = self.bad_boxes()
         return {"bad_boxes.txt": bad_boxes} if bad_boxes else {}
 
     def bad_boxes(self) -> list[str]:
-        """Every box that was dropped or clipped when the annotations were read, and every entry that was left out."""
+        """Every entry that was left out when the annotations were read, and every box that was not taken as written."""
         return [
             line
             for split in ("train", "val")
             for annotations in (self.annotations(split),)
-            for line in (*self._left_out(split), *annotations.dropped, *annotations.clipped)
+            for line in (*self._left_out(split), *annotations.dropped, *annotations.clipped, *annotations.corrected)
         ]
 
     def _left_out(self, split: str) -> list[str]:
@@ -202,6 +218,14 @@ class DetectionTask(BaseTask):
             )
             sheet = drawing.side_by_side(left, right, ("ground truth", f"predictions (score >= {PICTURE_SCORE})"))
             drawing.save_image(folder / f"prediction_{found.index}.jpg", sheet)
+
+
+def _is_counted(annotations: Annotations, metric: str) -> np.ndarray:
+    """(M,) bool: the objects that `metric` asks to be found."""
+    if not metric.startswith("voc"):
+        smallest, largest = AREA_RANGES[COCO_METRICS[metric][2]]
+        return ~annotations.crowd & (annotations.areas >= smallest) & (annotations.areas <= largest)
+    return ~annotations.crowd & ~annotations.difficult
 
 
 def _check_metrics(config) -> None:

@@ -8,11 +8,12 @@ An experiment, or a run: its train, val and test data; of classification, its pi
 Annotations/ and JPEGImages/: all its xml files, and the lists in ImageSets/Main.  A COCO json: its pictures are looked for in
 --images, else in the usual places beside it.
 
-Errors are pictures that are missing, empty, cut short, unreadable or not of the annotated size; annotations that are missing
-or broken; ids, and file names of a json, that are there twice; unknown classes; boxes that are not finite, inverted, empty
-or outside their image (training drops these); and a picture in two splits.  Warnings are boxes over the edge of their image
-(training clips them), boxes, pictures or class names that are there twice, classes without objects, and pictures without
-annotation.
+Errors are pictures that are missing, empty, cut short, damaged, unreadable or not of the annotated size; links that lead
+nowhere; annotations that are missing or broken; ids, and file names of a json, that are there twice; unknown classes; boxes
+that are not finite, inverted, empty or outside their image (training drops these); areas that cannot be (that of the box is
+used); and a picture in two splits, as the same file or with the same decoded pixels.  Warnings are boxes over the edge of
+their image (training clips them), boxes, pictures or class names that are there twice, pictures of two splits that look
+alike (saved anew, resized, a little cropped, mirrored, turned), classes without objects, and pictures without annotation.
 
 It ends with status 1 if there are errors, else 0.  A page of text, the list of all defects and pictures of the classes, the
 boxes and the suspicious boxes go to the folder --output, which may not lie in the data: nothing is written there.
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("data", help="an experiment's folder or a run, a folder in VOC layout, or a COCO json")
     commands.add_data_root(parser)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a COCO json: the folder of its pictures")
-    parser.add_argument("--quick", action="store_true", help="look at the headers of the pictures only, decode none")
+    parser.add_argument("--quick", action="store_true", help="look at the headers of the pictures only, compare none")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--workers", type=int, default=cores, metavar="N", help="processes that read pictures (the cores: %(default)s)"
@@ -149,9 +150,9 @@ def _read_voc(folder: Path) -> Found:
     name = folder.resolve().name
     lists = checks.voc_splits(folder)
     notes = [f"lists in ImageSets/Main: {', '.join(f'{split} ({len(ids)})' for split, ids in lists.items()) or 'none'}"]
-    others = [file for file in (folder / "ImageSets" / "Main").glob("*.txt") if file.stem not in lists]
-    if others:
-        notes.append(f"         {len(others)} lists of single classes (<image id> -1, 0 or 1) are passed over")
+    num_others = len(checks.all_lists(folder)) - len(lists)
+    if num_others:
+        notes.append(f"         {num_others} lists of single classes (<image id> -1, 0 or 1) are passed over")
     found = Found(name, folder, {}, notes, [], lists)
     try:
         found.sets["all"] = read_voc_folder(folder, found.defects.append)
@@ -211,9 +212,11 @@ def look_at_pictures(found: Found, *, is_quick: bool, num_workers: int) -> list[
     if not found.lists:
         return defects + checks.find_shared(seen)
     by_id = dict(zip(found.sets["all"].image_ids.tolist(), seen["all"])) if "all" in seen else {}
-    splits: dict[str, list[checks.Seen]] = {  # trainval is the union of two others
+    is_union = {"train", "val"} <= found.lists.keys()  # trainval, of the two
+    names = ("train", *(() if is_union else ("trainval",)), "val", "valid", "validation", "test")
+    splits: dict[str, list[checks.Seen]] = {
         split: [by_id[image_id] for image_id in found.lists[split] if image_id in by_id]
-        for split in ("train", "val", "test")
+        for split in names
         if split in found.lists
     }
     return defects + checks.find_shared(splits or seen)

@@ -5,6 +5,7 @@ It knows no task: it is handed one that fulfils `public.protocols.Task`.
 
 import contextlib
 import json
+import math
 import time
 from typing import cast
 
@@ -247,17 +248,21 @@ class Trainer:
             self.save()
 
     def evaluate(self) -> None:
-        """Evaluates the weights of this step, keeps them where they are the best, and goes back to training."""
+        """Evaluates the weights of this step, keeps them where they are the best, and goes back to training.
+
+        Where an evaluation finds nothing to measure, the best stays what it was, undefined from the start on.
+        """
         state, reporter = self.state, self.reporter
         collectives.broadcast_from_rank_0(state.weights.buffers())  # without SyncBN each rank has its own statistics
         with self.interruption.ends_at_once():
             metrics = self.task.evaluate(state.weights)
         epochs_done = -(-state.step // self.steps_per_epoch)
         value = metrics[self.config.best_metric]
-        is_best = state.best is None or (value is not None and value > state.best)
+        is_measured = value is not None and math.isfinite(value)  # else it says nothing about the weights
+        is_best = is_measured and (state.best is None or value > state.best)
         if is_best:
             state.best, state.evaluations_without_best = value, 0
-        else:
+        elif is_measured:
             state.evaluations_without_best += 1
         state.metrics, state.phase = metrics, "training"
         reporter.evaluation(step=state.step, epoch=epochs_done, metrics=metrics)
@@ -270,7 +275,7 @@ class Trainer:
             if count := self.task.write_bad_samples(self.run.path):
                 reporter.line(f"{count} training pictures could not be used, others took their places: bad_samples.txt")
             metrics_file, picture = self.run.path / "metrics.jsonl", self.run.path / "curves.png"
-            reporter.attempt("drawing the curves", draw_curves, metrics_file, picture)
+            reporter.attempt("drawing the curves", draw_curves, metrics_file, picture, self.config.best_metric)
         self.save()
         reporter.skip_time()
 

@@ -17,7 +17,7 @@ from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
 from public.parts import decide_lent, own_parameters, state_of
-from public.precision import place
+from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, find_data_root, load_experiment
@@ -80,7 +80,8 @@ def train(
             _load(state, opening)
             state.saved = state.described() if has_checkpoint(run.path) else None  # an extended run has none yet
         _check_equal_weights(state)
-        for note in [*parsed.notes, *task.describe(), task.worker_note, *notes]:
+        told = [*parsed.notes, slow_on(config.precision, device), *task.describe(), *task.warnings()]
+        for note in [*told, task.worker_note, *notes]:
             if note:
                 reporter.line(note)
         if collectives.rank() == 0:
@@ -200,7 +201,11 @@ def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Repo
     run.update_manifest(finished=finished | {"metrics": state.metrics, "best": state.best})
     reporter.attempt("the report", lambda: reporter.lines(task.report(state.metrics)))
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
-    reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
+    if state.best is None:
+        last = run.path / "latest.pth"
+        reporter.line(f"best {task.best_text(None)}: no evaluation could measure it; the last weights are {last}")
+    else:
+        reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from public.settings import NonNegative, Positive, Probability, Rising, check
+from public.settings import GoesWithEpochs, NonNegative, Positive, Probability, Rising, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class WarmupCosine:
 
     warmup_epochs: NonNegative
     warmup_start: NonNegative  # factor of the learning rate at step 0
-    horizon_epochs: Positive
+    horizon_epochs: Annotated[Positive, GoesWithEpochs()]
     min_factor: Probability  # lowest factor of the cosine
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class WarmupMultiStep:
 
     warmup_epochs: NonNegative
     warmup_start: NonNegative
-    milestones: Annotated[tuple[Positive, ...], Rising()]
+    milestones: Annotated[tuple[Positive, ...], Rising(), GoesWithEpochs()]
     gamma: Positive
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ class Until:
     goes on after a stop sees the same samples.
     """
 
-    epoch: settings.Natural
+    epoch: Annotated[settings.Natural, settings.GoesWithEpochs()]
     transforms: Annotated[tuple[Annotated[Any, settings.IsSettings()], ...], settings.NotEmpty()]
 
     def __post_init__(self) -> None:

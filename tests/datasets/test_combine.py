@@ -94,7 +94,7 @@ def test_sets_have_to_agree_on_difficult_objects_only_where_they_have_some(data_
 
 def test_notes_and_defects_of_all_sets_come_through(data_root):
     file = data_root / "first/Annotations/train_0000.xml"
-    write_voc_xml(file, size=(48, 64), objects=[("cat", (9, 9, 10, 20), False), ("dog", (1, 1, 99, 20), False)])
+    write_voc_xml(file, size=(48, 64), objects=[("cat", (9, 9, 10, 10), False), ("dog", (1, 1, 99, 20), False)])
     content = json.loads((data_root / "second.json").read_text())
     content["annotations"][0]["bbox"] = [1, 1, -5, 5]
     content["annotations"][1]["category_id"] = 77

@@ -93,7 +93,7 @@ def test_bad_boxes_are_dropped_or_clipped_and_named(tmp_path):
     folder = tmp_path / "VOCdevkit/VOC2007"
     objects = [
         ("cat", (5, 5, 5, 20), False),  # no width: xmin 6, xmax 5
-        ("cat", (5, 5, 6, 20), False),  # xmin 6, xmax 6: zero by the numbers in the file
+        ("cat", (5, 5, 6, 6), False),  # xmin 6, xmax 6, ymin 6, ymax 6: a click without a drag
         ("dog", (2, 3, 10, 12), False),
         ("cat", (20, 10, 10, 20), False),  # turned round
         ("dog", (-4, 30, 60, 45), True),  # reaches over three edges
@@ -108,12 +108,24 @@ def test_bad_boxes_are_dropped_or_clipped_and_named(tmp_path):
     assert annotations.areas.tolist() == [72, 500]
     reasons = {int(line.split("object ")[1].split(",")[0]): line.rsplit(": ")[-1] for line in annotations.dropped}
     size = "zero or negative size"
-    assert reasons == {0: size, 1: size, 3: size, 5: "outside its image", 6: "not finite"}
+    assert reasons == {0: size, 1: "both corners are one pixel", 3: size, 5: "outside its image", 6: "not finite"}
     assert all("train_0000.xml" in line for line in annotations.dropped + annotations.clipped)
     assert "box [6.0, 6.0, 5.0, 20.0]" in annotations.dropped[0]
     assert len(annotations.clipped) == 1
     assert "object 4, box [-3.0, 31.0, 60.0, 45.0]" in annotations.clipped[0]
     assert "5 degenerate boxes dropped, 1 boxes clipped" in annotations.summary()
+
+
+@pytest.mark.parametrize("box", [(5, 5, 6, 20), (5, 5, 20, 6), (0, 0, 1, 40), (49, 0, 50, 40), (0, 39, 50, 40)])
+def test_equal_corners_of_voc_are_a_pixel_apart(tmp_path, box):
+    """xmin = xmax is a column of one pixel, ymin = ymax a row, also at the edges of the picture."""
+    write_voc(tmp_path, num_images=1, size=(40, 50))
+    xml = tmp_path / "VOCdevkit/VOC2007/Annotations/train_0000.xml"
+    write_voc_xml(xml, size=(40, 50), objects=[("cat", box, False)])
+    annotations = VOC_2007.read(tmp_path)
+    assert annotations.boxes.tolist() == [list(box)]
+    assert (annotations.dropped, annotations.clipped) == ([], [])
+    assert annotations.areas.tolist() == [(box[2] - box[0]) * (box[3] - box[1])]
 
 
 def test_an_unknown_class_names_file_object_class_and_the_known_ones(tmp_path):

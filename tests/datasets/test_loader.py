@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import pickle
 import random
@@ -258,11 +259,12 @@ def test_seeds_and_epochs_give_other_pictures(annotations):
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_both_ways_to_start_workers_work(annotations, method):
+def test_both_ways_to_start_workers_work(annotations, monkeypatch, method):
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
     fixed = (Resize(size=(32, 32), interpolation="linear"),)
     dataset = training_set(annotations, transforms=fixed, batch_transforms=())
     loader = load(dataset, train_batches(num_steps=2), num_workers=1)
-    loader.multiprocessing_context = method
+    assert loader.multiprocessing_context.get_start_method() == method
     assert_equal_batches(list(load(dataset, train_batches(num_steps=2))), list(loader))
     evaluation = EvaluationDataset(annotations, spec=SPEC)
     assert pickle.loads(pickle.dumps(evaluation)).spec == SPEC

@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -15,7 +13,7 @@ from public.datasets.shapes import SHAPE_CLASSES, draw_picture, draw_shapes
 from public.datasets.voc import Voc
 from public.input import read_image
 from public.random_streams import stream
-from tests.helpers.places import REPOSITORY
+from tests.helpers.forked_commands import run_python
 
 
 def files(folder):
@@ -165,10 +163,9 @@ def test_shapes_fill_their_boxes_as_geometry_says():
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, "-m", "public.datasets.shapes", "--out", str(tmp_path / "set"), "--train", "3"]
+    command = ["-m", "public.datasets.shapes", "--out", str(tmp_path / "set"), "--train", "3"]
     command += ["--val", "2", "--size", "64", "--seed", "7"]
-    root = str(REPOSITORY)
-    said = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    said = [run_python(command).stdout for _ in range(2)]
     assert "drawn, 3 + 2 pictures" in said[0]
     assert "was there already" in said[1]
     parameters = json.loads((tmp_path / "set" / "shapes.json").read_text())

@@ -126,7 +126,7 @@ VOC_DAMAGE = {  # name: (damage, kind, file, number of the object, what the mess
     "duplicate box": (repeat_first_object, "duplicate box", XML, 3, "object 3, .* corners as object 0"),
     "listed twice": (listed_twice, "duplicate id", "ImageSets/Main/train.txt", "train_0001", "line 7: .*listed twice"),
     "in train and val": (in_both_lists, "picture in two splits", PNG, None, "in train and in val"),
-    "same bytes": (same_bytes, "identical pictures", "JPEGImages/val_0001.png", None, r"train_0001\.png \(train\)"),
+    "same bytes": (same_bytes, "picture in two splits", "JPEGImages/val_0001.png", None, r"train_0001\.png \(train\)"),
     "picture without xml": (
         lambda r: shutil.copy(picture(r), picture(r, "stray")), "picture without annotation", "JPEGImages/stray.png", None, ""
     ),
@@ -197,6 +197,9 @@ COCO_DAMAGE = {  # as above; entry 1 of the annotations is 1001, of the images 3
     "crowd": (annotation(iscrowd="no"), "broken object", JSON, 1001, "annotation 1001 has iscrowd 'no'"),
     "no area": (annotation(area=None), "broken object", JSON, 1001, "annotation 1001 has the area None"),
     "negative area": (annotation(area=-4.0), "broken object", JSON, 1001, r"annotation 1001 has the area -4\.0"),
+    "impossible area": (annotation(area=3e10), "impossible area", JSON, 1001, r"0017\.png, object 1001, .*area 3e\+10 "),
+    "area of nothing": (annotation(area=0), "impossible area", JSON, 1001, r"0017\.png, object 1001, .*the area 0 cannot"),
+    "ignore": (annotation(ignore="yes"), "broken object", JSON, 1001, "annotation 1001 has ignore 'yes', not 0 or 1"),
     "not an object": (
         lambda r: edit(r, lambda c: c["annotations"].append("extra")),
         *("broken object", JSON, None, "not an object with id.*extra"),

@@ -86,10 +86,10 @@ class Training:
             process.join()
 
 
-def train(experiment: TinyExperiment, *flags: str, status: int = 0, **how) -> str:
+def train(experiment: TinyExperiment, *flags: str, status: int = 0, timeout: float = TIMEOUT, **how) -> str:
     """Trains to the end, which must have the exit status `status`; what it printed.  `how`: as of `Training`."""
     training = Training(experiment, *flags, **how)
-    statuses = training.wait()
+    statuses = training.wait(timeout)
     assert statuses == [status] * len(statuses), f"exit statuses {statuses}:\n{training.log[-6000:]}"
     return training.log
 

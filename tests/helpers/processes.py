@@ -23,7 +23,9 @@ PRELOAD = [  # what the fork server imports, once for all its processes
     "matplotlib.pyplot",
     "pycocotools.cocoeval",
     "public.training.run",
-    "public.families.ppyoloe",  # and with it torchvision, which takes seconds
+    "torch._dynamo",  # seconds; the first optimizer of a process imports it
+    "torchvision.ops",
+    "public.families.ppyoloe",
 ]
 GRACE = 5.0  # seconds that the others get to end by themselves after one has failed
 

@@ -4,20 +4,15 @@
 """
 
 import os
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from tests.helpers.experiments import ENVIRONMENT
+from tests.helpers.forked_commands import TIMEOUT, run_python
 from tests.helpers.places import REPOSITORY
-from tests.helpers.processes import CONTEXT, PRELOAD
-
-TIMEOUT = 120.0  # seconds for one command; the machine may be busy
 
 
 class Clone:
@@ -77,31 +72,5 @@ class Clone:
         return done.returncode, done.stdout
 
     def _fork(self, words: str) -> tuple[int, str]:
-        CONTEXT.set_forkserver_preload(PRELOAD)
-        output = self.root.parent / "said.txt"
-        output.unlink(missing_ok=True)
-        process = CONTEXT.Process(target=_python, args=(words, self.folder, self.environment, output))
-        process.start()
-        process.join(TIMEOUT)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        return process.exitcode, output.read_text()
-
-
-def _python(words: str, folder: Path, environment: dict[str, str], output: Path) -> None:
-    """What `python ...` does: a module with -m, or a file."""
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    os.environ.update(environment)
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    sys.orig_argv = shlex.split(words)
-    if sys.orig_argv[1] == "-m":
-        sys.path.insert(0, str(folder))
-        sys.argv = sys.orig_argv[2:]
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = sys.orig_argv[1:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        done = run_python(shlex.split(words)[1:], cwd=self.folder, environment=self.environment)
+        return done.returncode, done.stdout + done.stderr

@@ -5,8 +5,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from public.weights.detectors import RELEASED, released
 from public.weights.known import KNOWN
 from tests.figures.fill_rule import fill, oracle_input
 from tests.figures.make_figures import load_figures
+from tests.helpers.forked_commands import run_python
 from tests.helpers.numerics import in_float64
 from tests.helpers.paddle_files import TABLE, paddle_arrays, paddle_name, write_pdparams
 
@@ -118,8 +117,9 @@ def test_the_command_writes_a_detector_for_real_images(tmp_path, shared):
     """As a user types it; then boxes within a real image, whose sides the network does not have."""
     arrays = oracle_arrays(load_figures("ppyoloe_crn_s"))
     file, output = write_pdparams(tmp_path / "x.pdparams", arrays), tmp_path / "out.pth"
-    command = [sys.executable, "-m", "public.weights.convert", "paddle", "ppyoloe_s", file, "-o", output]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    command = ["-m", "public.weights.convert", "paddle", "ppyoloe_s", file, "-o", output]
+    done = run_python(command)
+    assert done.returncode == 0, done.stderr
     content = torch.load(output, weights_only=True)
     assert {"model", "model_name", "num_classes", "class_names", "input", "detector"} <= content.keys()
     assert f"digest {digest(content['model'])}" in done.stdout
@@ -129,7 +129,7 @@ def test_the_command_writes_a_detector_for_real_images(tmp_path, shared):
     assert set(found["names"]) <= set(COCO_CLASSES)
     assert found["boxes"].min() >= 0
     assert (found["boxes"].max(axis=0) <= [640, 480, 640, 480]).all()
-    failed = subprocess.run([*command[:4], "ppyoloe_m", *command[5:]], cwd=REPOSITORY, capture_output=True, text=True)
+    failed = run_python([*command[:3], "ppyoloe_m", *command[4:]])
     assert failed.returncode == 1
     (line,) = failed.stderr.splitlines()
     assert line.startswith(f"error: {file} does not fit ppyoloe_m: ")

@@ -1,8 +1,6 @@
 """Weights of classifiers: the account of every array, refusals, and checkpoints that `create_model` takes."""
 
 import hashlib
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -11,12 +9,12 @@ import torch
 import torchvision
 
 from public.checkpoint_files import load_checkpoint
-from public.files import REPOSITORY
 from public.models import create_model
 from public.models.backbones import NETWORKS
 from public.weights.backbones import RELEASED, released
 from public.weights.convert import convert
 from tests.helpers.backbone_checks import scatter_batch_norms
+from tests.helpers.forked_commands import run_python
 from tests.helpers.numerics import assert_same_in_float64, in_float64
 from tests.helpers.paddle_files import paddle_arrays, write_pdparams
 
@@ -258,13 +256,12 @@ def test_the_sum_in_a_name_is_checked(tmp_path, theirs):
 @pytest.mark.slow
 def test_command(tmp_path, theirs):
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    command = [sys.executable, "-m", "public.weights.convert", "timm", "resnet18", str(tmp_path / "theirs.pth"), "-o"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "o.pth")], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    command = ["-m", "public.weights.convert", "timm", "resnet18", tmp_path / "theirs.pth", "-o"]
+    done = run_python([*command, tmp_path / "o.pth"])
+    assert done.returncode == 0, done.stderr
     assert "used: 122 arrays" in done.stdout
-    command[4] = "resnet19"
-    failed = subprocess.run([*command, str(tmp_path / "p.pth")], cwd=REPOSITORY, capture_output=True, text=True)
+    command[3] = "resnet19"
+    failed = run_python([*command, tmp_path / "p.pth"])
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: no published network is called 'resnet19'; did you mean resnet")
     assert len(failed.stderr.splitlines()) == 1

@@ -28,6 +28,7 @@ from public.tasks import make_task
 from public.training.optimizers import NORMALISATION
 from public.transforms.classification import ColorJitter, RandomResizedCrop, ReflectPadCrop
 from public.transforms.flip import RandomFlip
+from tests.helpers import forked_training
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_metrics
 
 CIFAR = REPOSITORY / "cifar100_experiments"
@@ -366,7 +367,7 @@ def test_the_mini_experiment_learns(tmp_path):
     """The real page on a smaller drawing of the same classes: two epochs beat guessing, test.sh gives the same digits."""
     experiment = copied(CIFAR / "resnet18_mini", tmp_path)
     draw_cifar(experiment.data_root / "cifar-shapes-python", num_train=1600, num_test=240, seed=0)
-    experiment.train("--epochs", "2")
+    forked_training.train(experiment, "--epochs", "2", timeout=300)
     best = check_test_sh_repeats_training(experiment)
     assert best["metrics"]["top1_error"] < 100 * (1 - 1 / 12) - 3
     (line,) = [line for line in read_metrics(experiment.runs[0]) if line["kind"] == "eval"]
@@ -381,7 +382,8 @@ def test_an_imagenet_page_at_full_size(tmp_path):
     names = [f"n{k:08d}" for k in range(1000)]
     for split in ("train", "val"):
         write_class_folders(experiment.data_root, f"imagenet/{split}", names, 1, 24)
-    experiment.train("--max_steps", "2", "--batch_size", "2", "--limit_images", "4", "--evaluation_batch_size", "2")
+    flags = ("--max_steps", "2", "--batch_size", "2", "--limit_images", "4", "--evaluation_batch_size", "2")
+    forked_training.train(experiment, *flags, timeout=300)
     best = check_test_sh_repeats_training(experiment)
     assert best["step"] == 2
     assert best["class_names"] == names

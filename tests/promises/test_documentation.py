@@ -86,7 +86,7 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "./test.sh ../../pretrained/resnet18_imagenet.pth": CLASSES + "test_the_script_prints_the_digits_of_training",
     "./test.sh runs/<time>/latest.pth": CLASSES + "test_the_script_prints_the_digits_of_training",
     "python -m tests.helpers.crash_harness --kills 1000 --seed 2 --experiment classification --folder F": (
-        "tests/promises/test_crash.py::test_thirty_kills_change_no_bit_and_no_line"
+        "tests/promises/test_crash.py::test_many_kills_change_no_bit_and_no_line"
     ),
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }

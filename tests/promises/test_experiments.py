@@ -22,6 +22,7 @@ from public.runs.experiment import load_experiment
 from public.training import main
 from public.training.freezing import freeze_parameters
 from public.weights.known import by_name
+from tests.helpers import forked_training
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_metrics
 from tests.helpers.tiny_data import TINY_CLASSES, write_voc
 from tests.helpers.tiny_layouts import write_layout
@@ -434,8 +435,8 @@ def test_train_py_and_test_sh_at_full_size(name, tmp_path):
     """
     experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
     config = load_experiment(experiment.folder).config
-    write_layout(config, experiment.data_root, num_images=3)
-    check_train_and_test(experiment, "--batch_size", "2", "--precision", "float32")
+    write_layout(config, experiment.data_root, num_images=2)
+    check_train_and_test(experiment, "--batch_size", "2", "--precision", "float32", num_steps=1)
 
 
 @pytest.mark.slow
@@ -450,12 +451,12 @@ def test_train_py_and_test_sh_in_bf16(tmp_path):
     check_train_and_test(experiment)
 
 
-def check_train_and_test(experiment: TinyExperiment, *flags: str) -> None:
-    """Two steps of train.py, an evaluation, and test.sh with the same digits of the same weights."""
-    experiment.train("--starting_weights", "none", "--max_steps", "2", *flags)
+def check_train_and_test(experiment: TinyExperiment, *flags: str, num_steps: int = 2) -> None:
+    """Some steps of train.py, an evaluation, and test.sh with the same digits of the same weights."""
+    forked_training.train(experiment, "--starting_weights", "none", "--max_steps", str(num_steps), *flags, timeout=300)
     (run,) = experiment.runs
     best = load_checkpoint(run / "best.pth")
-    assert best["step"] == 2
+    assert best["step"] == num_steps
     script = [str(experiment.folder / "test.sh"), "--data_root", str(experiment.data_root), "--device", "cpu"]
     environment = ENVIRONMENT | {"PYTHON": sys.executable}
     shown = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
@@ -476,10 +477,11 @@ def test_ppyoloe_s_voc_takes_two_steps_on_tiny_voc_data(tmp_path):
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="train", num_images=8, seed=1)
     write_voc(tmp_path / "data", folder="VOCdevkit/VOC2012", split="val", num_images=2, seed=2)
     experiment = copied(REPOSITORY / "detection_experiments" / "ppyoloe_s_voc", tmp_path)
-    log = experiment.train(fails=True)
+    log = forked_training.train(experiment, status=1)
     assert "pretrained/ppyoloe_s_coco.pth" in log
     assert "--starting_weights none" in log
-    experiment.train("--starting_weights", "none", "--max_steps", "2", "--batch_size", "2", "--precision", "float32")
+    flags = ("--max_steps", "2", "--batch_size", "2", "--precision", "float32")
+    forked_training.train(experiment, "--starting_weights", "none", *flags, timeout=300)
     (run,) = experiment.runs
     assert len([line for line in read_metrics(run) if line["kind"] == "train"]) == 1, "the last step is printed"
     trained = load_checkpoint(run / "latest.pth")["training"]["raw_model"]

@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
         *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
-        *("text", "lettering"),
+        *("experiment_files", "text", "lettering", "decoding", "folders"),
         *("protocols", "commands", "settings", "parts"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
@@ -35,13 +35,14 @@ SIDEWAYS: dict[str, set[str]] = {
     "models": {"checkpoint_files", "parts", "settings"},  # taking weights from a file; the names of activations
     "losses": {"points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"points", "precision"},
-    "datasets": {"files", "input", "random_streams", "safe_pickle", "settings", "text"},
-    "input": {"settings", "text"},
+    "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
+    "input": {"decoding", "folders", "settings", "text"},
     "settings": {"text"},
     "safe_pickle": {"text"},
     "files": {"text"},
     "commands": {"text"},
     "checkpoint_files": {"files", "text"},
+    "experiment_files": {"files"},
     "lettering": {"text"},
     "drawing": {"files", "lettering", "text"},
     "command_line": {"config"},

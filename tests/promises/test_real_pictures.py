@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers import forked_training
 from tests.helpers.experiments import REPOSITORY, TinyExperiment, read_manifest
 from tests.helpers.tiny_cifar import write_cifar10
 
@@ -40,7 +41,7 @@ def test_a_resnet_learns_real_cifar_10_images(tmp_path, shared, capsys):
         classes=("num_classes=12", "num_classes=10"),
     )
     experiment = TinyExperiment(folder, tmp_path / "data")
-    experiment.train("--epochs", "4", "--evaluation_interval", "4")
+    forked_training.train(experiment, "--epochs", "4", "--evaluation_interval", "4", timeout=600)
     top1_error = result_of(experiment)["top1_error"]
     with capsys.disabled():
         print(f"\nreal CIFAR-10 images, 4 epochs of 10,000: top-1 error {top1_error:.1f} %")
@@ -57,6 +58,8 @@ def test_real_class_folders_train_and_are_evaluated(tmp_path, shared):
         classes=("num_classes=1000", "num_classes=10"),
     )
     experiment = TinyExperiment(folder, shared / "data")
-    log = experiment.train("--max_steps", "2", "--batch_size", "8", "--limit_images", "24")
+    log = forked_training.train(
+        experiment, "--max_steps", "2", "--batch_size", "8", "--limit_images", "24", timeout=300
+    )
     assert "10 classes" in log
     assert 0 <= result_of(experiment)["top1_error"] <= 100

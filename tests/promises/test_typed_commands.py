@@ -69,6 +69,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.determinism",
         "python -m benchmarks.train_step",
         "python -m benchmarks.evaluation",
+        "python -m benchmarks.read_image",
     ),
 }
 
@@ -244,6 +245,7 @@ def test_benchmarks_start(tmp_path):
         "python -m benchmarks.determinism": "--rounds 1 --size 64 --batch 2",
         "python -m benchmarks.train_step": "--rounds 1 --size 64 --batch 2",
         "python -m benchmarks.evaluation": "--images 4 --rounds 1",
+        "python -m benchmarks.read_image": "--most 4 --rounds 1",
     }
     for command in WALKS["benchmarks"]:
         assert clone.type(command).strip(), command

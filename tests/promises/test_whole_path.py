@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import cv2
 import pytest
@@ -24,6 +23,7 @@ from public.tasks.detection import DetectionTask
 from public.training.reporter import Reporter
 from tests.helpers import forked_training
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest, read_metrics
+from tests.helpers.forked_commands import run_python
 from tests.helpers.numerics import assert_within_rounding
 from tests.helpers.plain_steps import plain_steps
 from tests.helpers.processes import run_processes
@@ -89,6 +89,20 @@ def test_the_loss_of_the_experiment_itself_is_trained(trained, fresh):
     assert second["loss"] == first["loss"] / 2, "half of a binary number is exact"
 
 
+def test_transforms_of_the_first_epochs_end_on_a_page(trained, fresh):
+    """The flips of the page end with its second epoch: the steps before are those of the page without an end."""
+    config = fresh.folder / "config.py"
+    page = config.read_text()
+    for old in ("RandomFlip(prob=0.5)", 'BatchRandomResize(sizes=(64, 96), interpolations=("linear", "nearest"))'):
+        assert old in page
+        page = page.replace(old, f"Until(epoch=2, transforms=({old},))")
+    config.write_text(page.replace("\n\nfrom .loss", "\nfrom public.transforms.rules import Until\n\nfrom .loss"))
+    fresh.train()
+    whole, ended = ([line for line in read_metrics(e.runs[0]) if line["kind"] == "train"] for e in (trained, fresh))
+    assert ended[:6] == whole[:6]
+    assert ended[6]["loss"] != whole[6]["loss"]
+
+
 def test_same_bits_twice_and_from_another_folder(trained, fresh):
     fresh.train(cwd=fresh.data_root)
     assert fresh.digests() == trained.digests()
@@ -97,6 +111,33 @@ def test_same_bits_twice_and_from_another_folder(trained, fresh):
 
 def test_workers_prefetch_and_print_interval_change_no_bit(trained, fresh):
     fresh.train("--num_workers", "2", "--prefetch_factor", "1", "--print_interval", "2")
+    assert fresh.digests() == trained.digests()
+
+
+@pytest.mark.slow
+def test_workers_of_a_system_without_fork_change_no_bit(trained, fresh, tmp_path):
+    """As on macOS: each worker is a new interpreter, which has to find the classes of the experiment's own folder."""
+    config = fresh.folder / "config.py"
+    page = config.read_text().replace("from public.transforms.flip import RandomFlip\n", "")
+    config.write_text(page.replace("from .loss", "from .flip import RandomFlip\nfrom .loss"))
+    lines = (
+        "from dataclasses import dataclass\n\nfrom public.transforms import flip\n\n",
+        "@dataclass(frozen=True, kw_only=True)\nclass RandomFlip(flip.RandomFlip):\n    pass\n",
+    )
+    (fresh.folder / "flip.py").write_text("".join(lines))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import multiprocessing\n\nmultiprocessing.set_start_method('spawn')\n"
+    )
+    done = subprocess.run(
+        fresh.command("--num_workers", "1"),
+        env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "multiprocessing/spawn.py" not in done.stderr
     assert fresh.digests() == trained.digests()
 
 
@@ -171,20 +212,15 @@ def test_extended_run_is_a_new_run_and_equals_the_longer_one(trained, fresh):
 
 
 def test_a_second_process_is_kept_out(fresh):
-    process = subprocess.Popen(
-        fresh.command("--epochs", "200"), env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL
-    )
+    training = forked_training.Training(fresh, "--epochs", "200")
     try:
-        while not any(fresh.folder.glob("runs/*/latest.pth")):
-            assert process.poll() is None
-            time.sleep(0.05)
+        training.until("after epoch 1")
         (run,) = fresh.runs
         assert "another process is working on" in fresh.train("--epochs", "200", "--resume", run.name, fails=True)
         log = fresh.train("--epochs", "200", "--max_steps", "1")
         assert log.startswith("starting from scratch")
     finally:
-        process.kill()
-        process.wait()
+        training.kill()
 
 
 @pytest.mark.parametrize(
@@ -388,9 +424,9 @@ def test_coco_data(fresh, tmp_path):
     fresh.train("--epochs", "1")
     best = load_checkpoint(fresh.runs[0] / "best.pth")
     assert best["class_names"] == list(TINY_CLASSES)
-    environment = ENVIRONMENT | {"PYTHON": fresh.command()[0]}
-    script = [str(fresh.folder / "test.sh"), "--data_root", str(fresh.data_root), "--device", "cpu"]
-    subprocess.run(script, env=environment, capture_output=True, check=True)
+    place = ("--data_root", fresh.data_root, "--device", "cpu")
+    done = run_python(["-m", "public.test_scripts.evaluate", fresh.folder, *place])
+    assert done.returncode == 0, done.stderr
     found = json.loads((fresh.runs[0] / "best_val_detections.json").read_text())
     assert {d["category_id"] for d in found} <= {3, 17, 90}
     assert {d["image_id"] for d in found} <= {10 + 7 * i for i in range(9)}

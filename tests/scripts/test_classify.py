@@ -20,7 +20,8 @@ from public.input import normalise, prepare_crop
 from public.runs.experiment import load_experiment
 from public.test_scripts import analyze_logs, benchmark, check_dataset, classify, compare, evaluate, flops, show_data
 from tests.helpers.classification_experiments import NUM_VAL, TinyClassification
-from tests.helpers.experiments import ENVIRONMENT, REPOSITORY
+from tests.helpers.experiments import ENVIRONMENT
+from tests.helpers.forked_commands import run_python
 from tests.helpers.forked_training import train
 from tests.training.test_classification_task import task_of
 
@@ -253,9 +254,8 @@ def test_the_numbers_of_imagenets_folders_have_words():
 
 @pytest.mark.slow
 def test_a_run_is_reproduced_to_the_last_digest(trained):
-    command = [sys.executable, "-m", "public.test_scripts.reproduce", str(trained.runs[0])]
     options = ["--device", "cpu", "--data_root", str(trained.data_root)]
-    done = subprocess.run([*command, *options], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    done = run_python(["-m", "public.test_scripts.reproduce", str(trained.runs[0]), *options])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal: 9 digests, steps 1 to 9" in done.stdout
     assert "final digests and metrics are equal" in done.stdout

@@ -3,15 +3,14 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
 from public.test_scripts import compare as command
-from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest
+from tests.helpers.experiments import TinyExperiment, read_manifest
+from tests.helpers.forked_commands import run_python
 from tests.helpers.made_runs import eval_line, train_line, write_experiment, write_run
 
 
@@ -64,9 +63,8 @@ def test_a_real_run(trained, compare):
 
 def test_a_real_run_in_the_curves_of_analyze_logs(trained, tmp_path):
     """The log that the reporter writes is the log that the commands read."""
-    script = [sys.executable, "-m", "public.test_scripts.analyze_logs", str(trained.folder), "-o", "a.png"]
-    environment = ENVIRONMENT | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = run_python(["-m", "public.test_scripts.analyze_logs", trained.folder, "-o", "a.png"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stderr == f"curves of loss, AP, lr drawn to {tmp_path / 'a.png'}\n"
     assert done.stdout.splitlines()[1].split()[:4] == ["tiny_experiment", "finished", "1", "3"]
 

@@ -15,6 +15,7 @@ from public.runs.experiment import load_experiment
 from public.tasks.detection import DetectionTask
 from public.test_scripts.reproduce import SHOWN, _check_whole, manifest_differences
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest
+from tests.helpers.forked_commands import run_python
 from tests.helpers.forked_training import signal_in_step, train
 
 
@@ -38,11 +39,13 @@ def fresh(recorded, tmp_path) -> TinyExperiment:
 
 
 def reproduce(experiment: TinyExperiment, *flags: str, launcher: tuple = ()) -> subprocess.CompletedProcess:
+    """By a launcher started as a user starts it, without one forked."""
     place = ("--data_root", str(experiment.data_root), "--device", "cpu")
-    command = [sys.executable, *launcher, "-m", "public.test_scripts.reproduce", str(experiment.runs[0]), *place]
-    return subprocess.run(
-        [*command, *flags], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
+    words = [*launcher, "-m", "public.test_scripts.reproduce", str(experiment.runs[0]), *place, *flags]
+    if not launcher:
+        return run_python(words)
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_that_was_interrupted_is_reproduced_to_the_last_digest(recorded):

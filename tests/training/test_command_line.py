@@ -1,11 +1,14 @@
 """The command line: one typed flag for each scalar setting, and the options of a call."""
 
 import dataclasses
+import math
 
 import pytest
 
 from public.command_line import parse
 from public.config import DetectionConfig, replace
+from public.training.schedules import WarmupCosine, WarmupMultiStep
+from public.transforms.rules import Until
 
 # every scalar setting: a word of the command line and the value it means
 SCALARS = {
@@ -108,6 +111,59 @@ def test_several_changes_are_recorded_with_old_and_new(settings):
     expected = {"epochs": [settings.epochs, 9], "batch_size": [12, 24], "lr": [0.02, 0.5]}
     assert settings.threads == 1, "a flag that repeats the present value is no override"
     assert parsed.overrides == expected
+
+
+# ---------------------------------------------------------------------------------------------- the length of a run
+
+
+@pytest.fixture
+def long(settings):
+    """Settings with every kind of number that was chosen for their 40 epochs."""
+    schedule = WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=48, min_factor=0.1)
+    transforms = (Until(epoch=35, transforms=settings.train_transforms), *settings.train_transforms)
+    detector = dataclasses.replace(settings.detector, static_assigner_epochs=4)
+    return replace(settings, epochs=40, schedule=schedule, train_transforms=transforms, detector=detector)
+
+
+def test_other_epochs_say_what_was_chosen_for_those_of_the_page(long):
+    parsed = parse_line(long, "--epochs 30")
+    assert parsed.config == replace(long, epochs=30)
+    (note,) = parsed.notes
+    # by hand: (30 - 1) / (48 - 1) of the cosine from 1 to 0.1, and (40 - 1) / (48 - 1)
+    ends = [100 * (0.1 + 0.45 * (1 + math.cos(math.pi * epoch / 47))) for epoch in (29, 39)]
+    assert note.startswith("40 epochs became 30, nothing else did")
+    assert f"ends at {ends[0]:.1f} % of lr, the page's at {ends[1]:.1f} %" in note
+    assert "--epochs_scaling linear" in note
+    for move in ("horizon_epochs 48 -> 36", "static_assigner_epochs 4 -> 3", "train_transforms[0].epoch 35 -> 26"):
+        assert move in note
+
+
+def test_one_flag_moves_them_together(long):
+    parsed = parse_line(long, "--epochs 20 --epochs-scaling linear --batch_size 24")
+    assert parsed.config.schedule == dataclasses.replace(long.schedule, horizon_epochs=24)
+    assert parsed.config.detector.static_assigner_epochs == 2
+    assert parsed.config.train_transforms[0].epoch == 18  # of 17.5
+    assert parsed.config.train_transforms[1:] == long.train_transforms[1:]
+    assert parsed.overrides.keys() == {"epochs", "schedule", "detector", "train_transforms", "batch_size"}
+    assert "schedule.horizon_epochs 48 -> 24" in parsed.notes[-1]
+    longer = parse_line(long, "--epochs 80 --epochs_scaling linear").config
+    assert (longer.schedule.horizon_epochs, longer.detector.static_assigner_epochs) == (96, 8)
+
+
+@pytest.mark.parametrize("line", ["--epochs 40", "--epochs_scaling linear", "--epochs 40 --epochs_scaling linear"])
+def test_the_epochs_of_the_page_move_nothing(long, line):
+    parsed = parse_line(long, line)
+    assert parsed.config == long
+    assert parsed.notes == ()
+
+
+def test_milestones_and_a_last_epoch_that_is_left_move_too(settings):
+    steps = WarmupMultiStep(warmup_epochs=2, warmup_start=0.1, milestones=(16, 22), gamma=0.1)
+    detector = dataclasses.replace(settings.detector, static_assigner_epochs=1)
+    given = replace(settings, epochs=24, schedule=steps, detector=detector)
+    config = parse_line(given, "--epochs 6 --epochs_scaling linear").config
+    assert config.schedule == dataclasses.replace(steps, milestones=(4, 6))
+    assert config.detector.static_assigner_epochs == 1, "a phase that the page has does not vanish"
 
 
 @pytest.mark.parametrize("line", ["--batch-size 24", "--batch_size=24", "--batch-size=24", "--batch_size 24"])

@@ -9,7 +9,7 @@ from torch import nn
 from public.config import replace
 from public.parallel import collectives, processes
 from public.parallel.processes import apply_modes, choose_device, process_group, worker_count
-from public.precision import autocast, place
+from public.precision import X86_INSTRUCTIONS, autocast, place, slow_on
 from tests.helpers.processes import CONTEXT, run_processes, start_process
 
 CPU = torch.device("cpu")
@@ -165,3 +165,35 @@ def test_the_model_is_placed_in_its_memory_format(config, channels_last):
     model = nn.Conv2d(3, 4, 3)
     assert place(model, CPU, channels_last=channels_last) is model
     assert model.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+# ---------------------------------------------------------------------------------------------- emulated precisions
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "is_slow"),
+    [
+        ("float32", (), False),
+        ("bf16", (), True),
+        ("bf16", ("avx512_fp16", "avx512_f"), True),
+        ("bf16", ("avx512_bf16",), False),
+        ("bf16", ("amx_bf16",), False),
+        ("fp16", ("avx512_bf16", "amx_bf16"), True),
+        ("fp16", ("amx_fp16",), False),
+    ],
+)
+def test_a_precision_that_the_cpu_emulates_is_named(monkeypatch, precision, instructions, is_slow):
+    known = dict.fromkeys(instructions, True) | {"architecture": "x86_64", "cpu_name": "Some CPU"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    line = slow_on(precision, torch.device("cpu"))
+    assert (line is not None) == is_slow
+    if is_slow:
+        assert f"cpu (Some CPU) has no instructions for {precision}" in line
+        assert "--precision float32" in line
+
+
+def test_the_instructions_are_those_that_torch_names():
+    """A name that torch does not know would say of every CPU that it emulates."""
+    if torch.cpu.get_capabilities()["architecture"] != "x86_64":
+        pytest.skip("torch names the instructions of x86 only there")
+    assert {name for names in X86_INSTRUCTIONS.values() for name in names} <= torch.cpu.get_capabilities().keys()

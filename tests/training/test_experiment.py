@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from public.config import differences, freeze, replace
-from public.families.ppyoloe import PPYOLOE
-from public.files import REPOSITORY
-from public.runs.experiment import (
+from public.experiment_files import (
+    add_packages_again,
+    added_packages,
     experiment_files,
     file_hashes,
-    find_data_root,
     hash_files,
     library_hash,
-    load_experiment,
 )
+from public.families.ppyoloe import PPYOLOE
+from public.files import REPOSITORY
+from public.runs.experiment import find_data_root, load_experiment
 from public.runs.run_folder import RunFolder
 
 EXPERIMENTS = sorted(p.parent for p in REPOSITORY.glob("*_experiments/*/config.py"))
@@ -237,7 +238,7 @@ def test_the_files_of_an_experiment_are_its_recipe_and_not_its_runs(experiment_f
 def test_the_output_of_this_process_is_no_part_of_the_recipe(experiment_folder, handle):
     """As of `python train.py > log.txt`: else no run could be gone on with after a line was printed."""
     (experiment_folder / "classes.txt").write_text("cat")
-    command = [sys.executable, "-c", "import sys; from public.runs.experiment import *; "
+    command = [sys.executable, "-c", "import sys; from public.experiment_files import *; "
                "open(sys.argv[2], 'w').write(' '.join(file_hashes(Path(sys.argv[1]))))"]  # fmt: skip
     answer = experiment_folder.parent / "answer"
     with open(experiment_folder / "log.txt", "w") as log:
@@ -311,3 +312,16 @@ def test_importing_a_page_touches_no_data_no_gpu_and_builds_nothing():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+# ---------------------------------------------------------------------------------------------- in another process
+
+
+def test_packages_are_told_to_another_process_by_name_and_folder(experiment_folder):
+    name = type(load_experiment(experiment_folder).config.detector).__module__.split(".")[0]
+    told = {key: folder for key, folder in added_packages().items() if key == name}
+    assert told == {name: str(experiment_folder)}
+    add_packages_again(told)
+    (experiment_folder / "loss.py").write_text((experiment_folder / "loss.py").read_text() + "# a word more\n")
+    with pytest.raises(RuntimeError, match=rf"the files of {experiment_folder} have changed"):
+        add_packages_again(told)

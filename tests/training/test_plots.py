@@ -23,10 +23,10 @@ def evaluation(epoch, **metrics):
     return {"kind": "eval", "step": epoch * 10, "epoch": epoch, "metrics": metrics}
 
 
-def draw(folder, lines, tail=""):
+def draw(folder, lines, tail="", best_metric=None):
     """Draws a metrics.jsonl of these lines; returns the picture, RGB."""
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", best_metric)
     return cv2.imread(str(folder / "curves.png"))
 
 
@@ -67,6 +67,33 @@ def test_the_best_evaluation_is_marked(tmp_path, figures):
     draw(tmp_path, [evaluation(1, AP=None), evaluation(2, AP=0.25, AP50=0.5), evaluation(3, AP=0.2, AP50=0.6)])
     x, y = curve(panels(figures[0])["average precision"], "best AP 0.2500, epoch 2")
     assert (np.ravel(x).tolist(), np.ravel(y).tolist()) == ([2.0], [0.25])
+
+
+@pytest.mark.parametrize(
+    ("metric", "label"),
+    [
+        ("AP", "best AP 0.3000, epoch 1"),
+        ("AP50", "best AP50 0.7000, epoch 2"),
+        ("AP_small", "best AP_small 0.1250, epoch 3"),
+        ("AP90", "best AP 0.3000, epoch 1"),
+    ],
+)
+def test_the_star_marks_the_best_by_the_metric_that_chooses_the_weights(tmp_path, figures, metric, label):
+    """Also one that is not drawn otherwise; of one that was never measured (AP90) the first curve's best."""
+    values = [(0.3, 0.5, None), (0.2, 0.7, 0.0), (0.1, 0.6, 0.125)]
+    lines = [evaluation(i, AP=ap, AP50=ap50, AP_small=small) for i, (ap, ap50, small) in enumerate(values, 1)]
+    draw(tmp_path, lines, best_metric=metric)
+    axes = panels(figures[0])["average precision"]
+    star = next(line for line in axes.lines if line.get_marker() == "*")
+    assert star.get_label() == label
+    of_curve = next(line for line in axes.lines if line.get_label() == label.split()[1])
+    assert star.get_color() == of_curve.get_color()
+
+
+def test_the_star_of_an_accuracy_marks_the_lowest_error(tmp_path, figures):
+    lines = [evaluation(1, top1_error=40.0, top5_error=9.0), evaluation(2, top1_error=30.0, top5_error=12.0)]
+    draw(tmp_path, lines, best_metric="top5_accuracy")
+    assert curve(panels(figures[0])["errors in percent"], "best top5_error 9.0000, epoch 1")
 
 
 def test_a_run_with_the_voc_metric_only(tmp_path, figures):

@@ -1,9 +1,10 @@
 """What `check_dataset` looks at beyond what the readers meet: the classes, every picture, and what two splits share."""
 
 import hashlib
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,8 +16,10 @@ from tqdm import tqdm
 from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.datasets.pictures import check_size, load_picture
+from public.datasets.preparing.similarity import find_near, perceptual_hash
 from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
 from public.files import allow_open_files
+from public.folders import files_under, look_into
 from public.input import ImageError, read_size
 
 FILES_A_PROCESS = 6  # pipes to a process that looks at pictures
@@ -28,6 +31,11 @@ class Seen(NamedTuple):
     path: str
     defect: Defect | None
     sha256: str | None  # of the file; None if it cannot be read, or was not
+    pixels: str | None = None  # sha256 of the decoded picture
+    looks: np.ndarray | None = None  # `perceptual_hash`
+
+
+LEAK = "What is trained on must not be evaluated on."
 
 
 def check_classes(annotations: Annotations) -> list[Defect]:
@@ -95,11 +103,17 @@ class _Pictures(Dataset):
         try:
             if self.is_quick:
                 check_size(self.annotations, index, *read_size(path))
-            else:
-                load_picture(self.annotations, index)
+                return Seen(path, None, None)
+            return seen_whole(path, file_sha256(path, is_quick=False), load_picture(self.annotations, index))
         except ImageError as error:
             return Seen(path, Defect(error.kind, path, str(error)), file_sha256(path, self.is_quick))
-        return Seen(path, None, file_sha256(path, self.is_quick))
+
+
+def seen_whole(path: str, sha256: str | None, image: np.ndarray) -> Seen:
+    """What is kept of a picture (H, W, 3) uint8 RGB without defect, to tell whether another one is the same."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return Seen(path, None, sha256, digest.hexdigest(), perceptual_hash(image))
 
 
 def file_sha256(path: str, is_quick: bool) -> str | None:
@@ -121,36 +135,68 @@ def _start_worker(worker):
 # ------------------------------------------------------------------------------------------- between the pictures
 
 
-def find_shared(splits: Mapping[str, Iterable[Seen]]) -> list[Defect]:
-    """Pictures that are in two splits (an error where one is "train"), and files with the same bytes (a warning)."""
-    defects, first_by_path, first_by_hash = [], {}, {}
+def find_shared(splits: Mapping[str, Sequence[Seen]]) -> list[Defect]:
+    """Pictures that two splits share, and pictures that one split holds twice.
+
+    The same file, or the same pixels, in two splits are an error; pictures of two splits that look alike (`similarity`) are
+    a warning with both names, and so are the same pixels twice within a split.
+    """
+    defects, first_by_path, first_by_pixels = [], {}, {}
     for split, pictures in splits.items():
         for seen in pictures:
             path = os.path.realpath(seen.path)
             other_split = first_by_path.setdefault(path, split)
             if other_split != split:
-                text = f"{seen.path}: in {other_split} and in {split}. What is trained on must not be evaluated on."
+                text = f"{seen.path}: in {other_split} and in {split}. {LEAK}"
                 defects.append(Defect("picture in two splits", seen.path, text))
                 continue
-            if seen.sha256 is None:
+            pixels = seen.pixels or seen.sha256  # of what cannot be decoded the bytes have to do
+            if pixels is None:
                 continue
-            other_split, other_path = first_by_hash.setdefault(seen.sha256, (split, path))
-            if other_path != path:
-                text = f"{seen.path} ({split}): the same bytes as {other_path} ({other_split})"
-                leak = "; what is trained on must not be evaluated on" if split != other_split else ""
-                defects.append(Defect("identical pictures", seen.path, text + leak))
+            other_split, other = first_by_pixels.setdefault(pixels, (split, seen))
+            if os.path.realpath(other.path) == path:
+                continue
+            what = "bytes" if seen.sha256 == other.sha256 else "decoded pixels"
+            text = f"{seen.path} ({split}): the same {what} as {other.path} ({other_split})"
+            if other_split != split:
+                defects.append(Defect("picture in two splits", seen.path, f"{text}. {LEAK}"))
+            else:
+                defects.append(Defect("identical pictures", seen.path, text))
+    for (first, others), (split, pictures) in itertools.combinations(splits.items(), 2):
+        defects += _find_alike(first, others, split, pictures)
+    return defects
+
+
+def _find_alike(first, others, split, pictures):
+    """A warning for each picture of `split` that looks like one of `first`, the nearest, and is not the very same."""
+    defects = []
+    for near in find_near([seen.looks for seen in pictures], [seen.looks for seen in others]):
+        one, other = pictures[near.index], others[near.other]
+        if one.pixels == other.pixels or os.path.realpath(one.path) == os.path.realpath(other.path):
+            continue
+        how = ", mirrored or turned" if near.is_turned else ""
+        text = (
+            f"{one.path} ({split}): looks like {other.path} ({first}){how}, {near.distance} of 255 bits apart. "
+            f"If they show the same, take one out: {LEAK[0].lower()}{LEAK[1:]}"
+        )
+        defects.append(Defect("similar pictures", one.path, text))
     return defects
 
 
 # ---------------------------------------------------------------------------------------- a folder in VOC layout
 
 
+def all_lists(folder: str | os.PathLike) -> dict[str, list[str]]:
+    """{name: its lines} of the lists in ImageSets/Main."""
+    place = os.path.join(folder, "ImageSets", "Main")
+    files = look_into(place).files if os.path.isdir(place) else []
+    names = [file.removesuffix(".txt") for file in files if file.endswith(".txt")]
+    return {name: list_split(os.path.join(place, f"{name}.txt")) for name in names}
+
+
 def voc_splits(folder: str | os.PathLike) -> dict[str, list[str]]:
     """{split: image ids} of the lists in ImageSets/Main; those of single classes, `<image id> -1`, are passed over."""
-    place = os.path.join(folder, "ImageSets", "Main")
-    names = sorted(name for name in os.listdir(place) if name.endswith(".txt")) if os.path.isdir(place) else []
-    splits = {name.removesuffix(".txt"): list_split(os.path.join(place, name)) for name in names}
-    return {name: ids for name, ids in splits.items() if not ids or not all(map(is_class_line, ids))}
+    return {name: ids for name, ids in all_lists(folder).items() if not ids or not all(map(is_class_line, ids))}
 
 
 def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> list[Defect]:
@@ -161,11 +207,11 @@ def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> 
         listing = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
         met = set()
         for line, image_id in enumerate(image_ids, start=1):
+            file = os.path.join(folder, "Annotations", f"{image_id}.xml")
             if image_id in met:
                 text = f"{listing}, line {line}: image {image_id!r} is listed twice. Each image counts once."
                 defects.append(Defect("duplicate id", listing, text, image_id))
-            elif image_id not in known:
-                file = os.path.join(folder, "Annotations", f"{image_id}.xml")
+            elif image_id not in known and not os.path.isfile(file):
                 text = f"{file}: missing, though {listing} lists the image"
                 defects.append(Defect("missing annotation", file, text))
             met.add(image_id)
@@ -190,10 +236,5 @@ def forgive_unlisted(defects: list[Defect], splits: dict[str, list[str]]) -> lis
 
 def _stems(folder, extensions):
     """{path from `folder` on, without its extension: path} of the files with one of `extensions`."""
-    found = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            stem, extension = os.path.splitext(os.path.join(place, name))
-            if extension.lower() in extensions:
-                found[os.path.relpath(stem, folder)] = stem + extension
-    return found
+    files = files_under(folder, extensions, lambda path, message: None) if os.path.isdir(folder) else []
+    return {os.path.splitext(file)[0]: os.path.join(folder, file) for file in files}

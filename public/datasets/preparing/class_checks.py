@@ -1,12 +1,10 @@
 """What `check_dataset` looks at in a classification data set: every picture, the classes, what two splits share."""
 
-import hashlib
-
 from torch.utils.data import Dataset
 
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.defects import Defect
-from public.datasets.preparing.checks import Seen, file_sha256
+from public.datasets.preparing.checks import Seen, file_sha256, seen_whole
 from public.input import ImageError, read_size
 from public.text import shown
 
@@ -27,17 +25,16 @@ class LabelledPictures(Dataset):
 
     def __getitem__(self, index: int) -> Seen:
         path = self.pictures.image_path(index)
-        if self.pictures.images is not None:
-            pixels = None if self.is_quick else hashlib.sha256(self.pictures.images[index].tobytes()).hexdigest()
-            return Seen(path, None, pixels)
+        is_file = self.pictures.images is None
         try:
-            if self.is_quick:
+            if not self.is_quick:
+                sha256 = file_sha256(path, is_quick=False) if is_file else None
+                return seen_whole(path, sha256, self.pictures.load_picture(index))
+            if is_file:
                 read_size(path)
-            else:
-                self.pictures.load_picture(index)
         except ImageError as error:
             return Seen(path, Defect(error.kind, path, str(error)), file_sha256(path, self.is_quick))
-        return Seen(path, None, file_sha256(path, self.is_quick))
+        return Seen(path, None, None)
 
 
 def describe(pictures: ClassificationSet) -> list[str]:
