@@ -179,8 +179,8 @@ def _weights_of(run: Path) -> Path | None:
     if best.is_file() or not last.is_file():
         return best if best.is_file() else None
     with contextlib.suppress(OSError, ValueError):
-        finished = json.loads((run / "manifest.json").read_text()).get("finished")
-        if finished and finished.get("best") is None:
+        finished = read_json_object(run / "manifest.json").get("finished")
+        if isinstance(finished, dict) and finished and finished.get("best") is None:
             return last
     return None
 

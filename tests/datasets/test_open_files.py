@@ -6,6 +6,7 @@ import resource
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import dataloader
 
 from public.datasets.preparing import checks
 from public.datasets.sample import Sample
@@ -29,7 +30,8 @@ def limit():
 @pytest.fixture(autouse=True)
 def torch_looks_at_its_workers_often(monkeypatch):
     """Instead of every five seconds."""
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+    waiting = dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waiting, "__defaults__", (0.3,))
 
 
 def num_open() -> int:
