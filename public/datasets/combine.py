@@ -1,4 +1,4 @@
-"""Several data sets as one, and one as two: settings that stand where a `Voc` or a `Coco` may stand.
+"""Several data sets as one, and one as two: settings that stand where a `Voc`, a `Coco` or a `Yolo` may stand.
 
 train_data=Joined(sets=(Voc(...), Coco(...)))
 train_data=Split(data=Voc(...), part="train", val_fraction=0.1, seed=0)
@@ -30,7 +30,7 @@ class Joined:
     - A picture may be in one set only.
 
     Fields:
-        sets: `Voc`, `Coco`, `Joined` or `Split`; each leaves its empty images out or not, as it says itself.
+        sets: `Voc`, `Coco`, `Yolo`, `Joined` or `Split`; each leaves its empty images out or not, as it says itself.
     """
 
     sets: Annotated[tuple[DataSet, ...], NotEmpty()]
@@ -116,7 +116,7 @@ class Split:
     n images has a share of the set within a few times 1 / sqrt(n) of it.  Images keep their order.
 
     Fields:
-        data: `Voc`, `Coco` or `Joined`.
+        data: `Voc`, `Coco`, `Yolo` or `Joined`; of classification, `ImageFolder` or `Cifar`.
         part: "train" or "val".
         val_fraction: between 0 and 1.
         seed: of this split alone; the run's seed has no part in it.
@@ -135,8 +135,10 @@ class Split:
         data_root: str | os.PathLike,
         class_names: tuple[str, ...] | None = None,
         on_defect: OnDefect = stop,
-    ) -> Annotations:
-        """Reads the whole set, and takes the part.  The notes on boxes are those of the whole set.
+    ) -> Any:
+        """Reads the whole set, and takes the part: `Annotations` or a `ClassificationSet`, as `data` is read.
+
+        The notes on boxes are those of the whole set.
 
         Args:
             data_root, class_names, on_defect: as of `Voc.read`.
@@ -144,7 +146,10 @@ class Split:
         Raises:
             FileNotFoundError, ValueError: as `data` raises them; the part has no image.
         """
-        whole = self.data.read(data_root, class_names, on_defect)
+        if on_defect is stop:  # sets of classification are not asked for their defects
+            whole = self.data.read(data_root, class_names)
+        else:
+            whole = self.data.read(data_root, class_names, on_defect)
         limit = self.val_fraction * 2**64
         is_val = np.array([derive(self.seed, "split", image_id) < limit for image_id in whole.image_ids.tolist()])
         indices = np.flatnonzero(is_val == (self.part == "val"))

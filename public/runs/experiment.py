@@ -16,6 +16,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 from public.config import TrainingConfig, classes_of, thaw
+from public.datasets.layouts import Layout, find_layout
 from public.files import REPOSITORY
 
 EXPERIMENT_FILES = (".py", ".sh", ".md", ".json", ".txt")  # what a run copies from an experiment's folder
@@ -62,6 +63,28 @@ def load_experiment(path: str | Path) -> Experiment:
     raise FileNotFoundError(
         f"{path} is neither an experiment's folder (config.py) nor a run (config.json, experiment/)"
     )
+
+
+def is_experiment(path: str | Path) -> bool:
+    """Whether the folder looks like an experiment's or a run's, as `load_experiment` takes them."""
+    return any((Path(path) / name).is_file() for name in ("config.py", "config.json"))
+
+
+def open_layout(path: str | Path, *, kind: str | None = None, images: str | None = None) -> Layout:
+    """`find_layout`, for commands that take an experiment as well.
+
+    Raises:
+        FileNotFoundError: `path` is neither an experiment or a run, nor data.
+        ValueError: as `find_layout`.
+    """
+    try:
+        return find_layout(path, kind=kind, images=images)
+    except FileNotFoundError as error:
+        if not Path(path).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"{path} is neither an experiment's folder (config.py) nor a run (config.json, experiment/) nor data: {error}"
+        ) from error
 
 
 def run_copy(run: Path) -> Path:
