@@ -6,6 +6,7 @@ val_data=Split(data=Voc(...), part="val", val_fraction=0.1, seed=0)
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -150,8 +151,7 @@ class Split:
             whole = self.data.read(data_root, class_names)
         else:
             whole = self.data.read(data_root, class_names, on_defect)
-        limit = self.val_fraction * 2**64
-        is_val = np.array([derive(self.seed, "split", image_id) < limit for image_id in whole.image_ids.tolist()])
+        is_val = are_held_back(whole.image_ids.tolist(), self.val_fraction, self.seed)
         indices = np.flatnonzero(is_val == (self.part == "val"))
         description = f"{self.part} part ({self.val_fraction:g} is val, seed {self.seed}) of {whole.description}"
         if not len(indices):
@@ -159,3 +159,9 @@ class Split:
                 f"{description}: none of the {len(whole)} images is in it; change val_fraction or the seed of the split"
             )
         return whole.take(indices, description)
+
+
+def are_held_back(image_ids: Sequence[str | int], val_fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: the images that `Split` puts into "val", by its rule."""
+    limit = val_fraction * 2**64
+    return np.array([derive(seed, "split", image_id) < limit for image_id in image_ids])
