@@ -81,7 +81,7 @@ def make(arguments: argparse.Namespace) -> Path:
 
 
 def find_original(named: str) -> Experiment:
-    """The experiment in a folder, or the one of this name in the repository.
+    """The experiment in a folder, or the one of this name in the working folder or the repository.
 
     Raises:
         FileNotFoundError: there is none.
@@ -89,10 +89,12 @@ def find_original(named: str) -> Experiment:
     """
     if (Path(named) / "config.py").is_file():
         return load_experiment(named)
-    pages = sorted(REPOSITORY.glob("*_experiments/*/config.py"))
-    found = [page.parent for page in pages if page.parent.name == named]
+    found: list[Path] = []
+    for root in (Path.cwd(), REPOSITORY):
+        pages = sorted(root.glob("*_experiments/*/config.py"))
+        found = found or [page.parent for page in pages if page.parent.name == named]
     if len(found) > 1:
-        names = " and ".join(str(folder.relative_to(REPOSITORY)) for folder in found)
+        names = " and ".join(f"{folder.parent.name}/{folder.name}" for folder in found)
         raise ValueError(f"{len(found)} experiments are called {named}: {names}; name the folder")
     if not found:
         raise FileNotFoundError(
