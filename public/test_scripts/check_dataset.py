@@ -49,7 +49,7 @@ class Found(NamedTuple):
     notes: list[str]
     defects: list[Defect]
     lists: dict[str, list[str]]  # of a VOC folder: image ids by split
-    layout: str = ""  # of a folder or file of data: what was found there
+    layout: str = ""  # of a folder or file of data: what was found there; of an experiment nothing
 
 
 def main() -> None:
@@ -226,13 +226,26 @@ def _is_labelled(annotations) -> bool:
 
 
 def _refuse_inside(output: Path, found: Found) -> None:
-    folders = {found.data_root.resolve(), *(Path(a.image_root).resolve() for a in found.sets.values() if a.image_root)}
-    for folder in folders:
+    for folder in _folders_of_data(found):
         if output.resolve().is_relative_to(folder):
             raise ValueError(
                 f"the output folder {output.resolve()} lies in the data, {folder}, where nothing is written; give --output "
                 "FOLDER outside it"
             )
+
+
+def _folders_of_data(found: Found) -> set[Path]:
+    """Where nothing is written: the folder of the data; of an experiment those under the data root that its sets lie in."""
+    root = found.data_root.resolve()
+    if found.layout or not found.sets:
+        return {root, *(Path(a.image_root).resolve() for a in found.sets.values() if a.image_root)}
+    places = set()
+    for pictures in found.sets.values():
+        for folder in {os.path.dirname(file) for file in pictures.picture_files()} or {found.data_root}:
+            place = Path(folder).resolve()
+            inside = place.relative_to(root).parts if place.is_relative_to(root) else None
+            places.add(place if inside is None else root.joinpath(*inside[:1]))
+    return places
 
 
 def _draw(found: Found, defects: list[Defect], output: Path) -> list[str]:

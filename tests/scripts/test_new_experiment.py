@@ -17,7 +17,7 @@ from public.runs import fitting
 from public.runs.experiment import load_experiment
 from public.runs.near_copies import card_of, names_of_differences
 from public.runs.page_text import PageText, literal, rendered
-from public.test_scripts import new_experiment
+from public.test_scripts import check_dataset, new_experiment
 from public.training import main as train
 from tests.helpers.drawn_layouts import LAYOUTS, NUM_IMAGES, write_coco_json, write_voc_pair, write_yolo_pair
 from tests.helpers.places import REPOSITORY
@@ -345,3 +345,15 @@ def test_the_command_checks_and_shows_the_data(clone, tmp_path, monkeypatch, cap
     assert (clone / "detection_experiments/again/config.py").is_file()
     for name in ("mine", "again"):
         shutil.rmtree(clone / "detection_experiments" / name)
+
+
+def test_a_check_of_the_page_may_write_beside_the_data_and_not_into_them(pages, clone):
+    """The data root of a new user is often the repository itself, where the page lies as well."""
+    for name in ("own_two_folders", "own_yolo", "own_class_folders_imagenet_experiments_resnet18"):
+        arguments = argparse.Namespace(data=str(pages[name]), data_root=str(clone / "data"), images=None)
+        found = check_dataset.read(arguments)
+        check_dataset._refuse_inside(clone / "data" / "report", found)
+        own = clone / "data" / WRITTEN[name][1].replace(" ", "_")
+        for place in (own, own / "images" / "report"):
+            with pytest.raises(ValueError, match=f"lies in the data, {own}, where nothing is written"):
+                check_dataset._refuse_inside(place, found)
