@@ -15,7 +15,7 @@ from public.datasets.layouts import Layout
 from public.datasets.yolo_places import ALL
 
 STRIDE = 32  # of the coarsest level: sides of a detector's input are multiples of it
-LEAST_SIDE, SMALLEST_LONG_SIDE, LARGEST_LONG_SIDE = 128, 320, 640  # of a detector's input
+LEAST_SIDE, SMALLEST_LONG_SIDE, LARGEST_LONG_SIDE = 128, 416, 640  # of a detector's input
 SEEN = 16  # pixels, two cells of the finest level: what the smallest tenth of the objects should measure
 STEPS_OF_AN_EPOCH, LEAST_BATCH = 4, 4  # that a batch should leave; below it BatchNorm sees too little
 MOST_IMAGES = 16  # of a detector's step, for one device

@@ -13,6 +13,7 @@ is printed.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from public import commands
 from public.config import ClassificationConfig
-from public.datasets.defects import Defect
+from public.datasets.defects import DROPPED_BOXES, Defect
 from public.datasets.layouts import KINDS, Layout, find_layout
 from public.files import REPOSITORY
 from public.runs import fitting
@@ -73,10 +74,13 @@ def make(arguments: argparse.Namespace) -> Path:
     write_experiment(own, folder, f"python train.py{flag}")
     print(f"written: {folder / 'config.py'}; every value that was chosen stands below the reason")
     train = f"python {shlex.quote(os.path.relpath(folder / 'train.py'))}{flag}"
-    is_whole = arguments.page_only or look(folder, flag)
+    num_errors = 0 if arguments.page_only else look(folder, flag)
     print(f"to train: {train}")
-    if not is_whole:
-        raise ValueError("the check found what training would stop at, see above; mend it first. The page is written")
+    if num_errors:
+        raise ValueError(
+            f"the check found {num_errors} error{'s' if num_errors > 1 else ''}, see above, at which training stops or which "
+            "spoils its figures; mend that first. The page is written"
+        )
     return folder
 
 
@@ -192,20 +196,24 @@ def write_experiment(own: Own, folder: Path, command: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def look(folder: Path, flag: str) -> bool:
-    """Types `check_dataset` and `show_data` on the new page; whether the check found no error.
+def look(folder: Path, flag: str) -> int:
+    """Types `check_dataset` and `show_data` on the new page; the number of errors beside boxes that are dropped.
 
     What they write goes to the experiment's runs/, which is no part of the recipe.
     """
     place = folder / "runs" / "data"
     place.mkdir(parents=True)
-    ends = []
     for command, output in (("check_dataset", place), ("show_data", place / "train_samples.jpg")):
         words = ["-m", f"public.test_scripts.{command}", str(folder), *shlex.split(flag), "--output", str(output)]
         print(f"\n$ python {shlex.join(words)}", flush=True)
-        ends.append(subprocess.run([sys.executable, *words], env=_environment()).returncode)
+        subprocess.run([sys.executable, *words], env=_environment())
     print()
-    return ends[0] == 0
+    if not (place / "defects.json").is_file():
+        return 1  # the check said why
+    kinds = [Defect(**defect) for defect in json.loads((place / "defects.json").read_text(encoding="utf-8"))]
+    if any(defect.kind in DROPPED_BOXES for defect in kinds):
+        print("training leaves the boxes out that are named above, and lists them in bad_boxes.txt")
+    return sum(defect.leaves_out for defect in kinds)
 
 
 def _environment() -> dict[str, str]:

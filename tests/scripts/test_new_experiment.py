@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,13 +178,14 @@ class Sized(argparse.Namespace):
 @pytest.mark.parametrize(
     ("height", "width", "side", "is_square", "size"),
     [
-        (480, 640, 40, False, (256, 320)),  # 40 pixels are 20 at half the size
+        (480, 640, 40, False, (320, 416)),  # 40 pixels are 27 there
         (480, 640, 12, False, (480, 640)),  # small objects: all that there is
         (3000, 4000, 40, False, (480, 640)),  # and no more than that
-        (640, 480, 100, False, (320, 256)),
-        (100, 1000, 50, False, (160, 320)),  # no more than twice as wide as high
+        (640, 480, 100, False, (416, 320)),
+        (480, 640, 20, False, (384, 512)),  # 20 pixels are 16 there
+        (100, 1000, 50, False, (224, 416)),  # no more than twice as wide as high
         (64, 64, 20, False, (128, 128)),  # small pictures are enlarged to what the network needs
-        (480, 640, 40, True, (320, 320)),
+        (480, 640, 40, True, (416, 416)),
     ],
 )
 def test_the_size_follows_the_pictures_and_the_small_objects(height, width, side, is_square, size):
@@ -328,10 +330,20 @@ def test_the_command_checks_and_shows_the_data(clone, tmp_path, monkeypatch, cap
     """What it types is looked at here; tests/promises/test_typed_commands.py runs it as a user does."""
     shutil.copytree(clone / "data/two_folders", tmp_path / "my data")
     monkeypatch.chdir(tmp_path / "my data")
-    typed, ends = [], [0, 0, 1, 0]
-    monkeypatch.setattr(
-        subprocess, "run", lambda words, env: typed.append(words) or subprocess.CompletedProcess(words, ends.pop(0))
+    typed, found = (
+        [],
+        [[], ["empty box", "duplicate box"], ["empty box", "truncated picture"], ["picture in two splits"]],
     )
+
+    def run(words, env):
+        """Stands in for a command; the check writes what it found, of its kinds."""
+        typed.append(words)
+        if words[2].endswith("check_dataset"):
+            defects = [{"kind": kind, "file": "a", "message": "b"} for kind in found.pop(0)]
+            (Path(words[-1]) / "defects.json").write_text(json.dumps(defects))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
     folder = make(clone, ORIGINALS[0], "mine", tmp_path / "my data", page_only=False)
     assert [words[2] for words in typed] == ["public.test_scripts.check_dataset", "public.test_scripts.show_data"]
     assert all(words[3:6] == [str(folder), "--data_root", str(tmp_path)] for words in typed)
@@ -340,10 +352,15 @@ def test_the_command_checks_and_shows_the_data(clone, tmp_path, monkeypatch, cap
     said = capsys.readouterr().out
     assert "found: VOC xml in my data/annotations/" in said
     assert re.search(rf"to train: python \S*detection_experiments/mine/train.py --data_root {tmp_path}", said)
-    with pytest.raises(ValueError, match="the check found what training would stop at"):
-        make(clone, ORIGINALS[0], "again", tmp_path / "my data", page_only=False)
-    assert (clone / "detection_experiments/again/config.py").is_file()
-    for name in ("mine", "again"):
+    make(clone, ORIGINALS[0], "boxes", tmp_path / "my data", page_only=False)
+    assert "training leaves the boxes out that are named above" in capsys.readouterr().out
+    for name in ("again", "leak"):
+        with pytest.raises(
+            ValueError, match=r"the check found 1 error, see above, at which training stops or which spoils"
+        ):
+            make(clone, ORIGINALS[0], name, tmp_path / "my data", page_only=False)
+        assert (clone / "detection_experiments" / name / "config.py").is_file()
+    for name in ("mine", "boxes", "again", "leak"):
         shutil.rmtree(clone / "detection_experiments" / name)
 
 
