@@ -121,7 +121,22 @@ def _present(folder: Path) -> str:
     folders = [f"{name}/" for name in list_folders(folder)]
     files = list_files_of_any_kind(folder)
     names = [*folders, *files]
-    return f"it has {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" if names else "it is empty"
+    if not names:
+        return "it is empty"
+    return "; ".join([f"it has {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}", *_near_misses(folder)])
+
+
+def _near_misses(folder: Path) -> list[str]:
+    """What keeps jsons and folders of pictures from being data, in words."""
+    inner = [folder / name for name in list_folders(folder)]
+    places = [folder, *(place for place in inner if place.name.lower() in XML_FOLDERS or split_of(place.name))]
+    files = [place / name for place in places for name in list_files(place, (".json",), is_deep=False)]
+    found = [f"{file.relative_to(folder)} {problem}" for file in files if (problem := problem_of_json(file))]
+    filled = [place.name for place in inner if _has_picture(place, is_deep=False)]
+    empty = [place.name for place in inner if not list_files_of_any_kind(place)]
+    if empty and len(filled) > 1:
+        found.append(f"{empty[0]}/ holds no picture, though {filled[0]}/ does: fill it or take it away")
+    return found
 
 
 def list_files_of_any_kind(folder: Path) -> list[str]:
@@ -271,7 +286,7 @@ def _find_coco(base: _Base) -> list[Layout]:
     inner = [name for name in list_folders(base.folder) if name.lower() in XML_FOLDERS or split_of(name)]
     folders = [base.folder, *(base.folder / name for name in inner)]
     files = [folder / name for folder in folders for name in list_files(folder, (".json",), is_deep=False)]
-    files = [file for file in files if is_coco(file)]
+    files = [file for file in files if problem_of_json(file) is None]
     instances = [file for file in files if file.name.startswith("instances_")]
     left_out = [file for file in files if file not in instances] if instances else []
     files = instances or files
@@ -289,15 +304,15 @@ def _find_coco(base: _Base) -> list[Layout]:
     return [_coco_layout(parts, base, None, notes)]
 
 
-def is_coco(path: Path) -> bool:
-    """Whether the json has COCO's three lists; one that cannot be read has none."""
+def problem_of_json(path: Path) -> str | None:
+    """Why a json is no COCO json, in words; None: it has COCO's three lists."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and all(
-        isinstance(content.get(name), list) for name in ("images", "annotations", "categories")
-    )
+    except (OSError, ValueError, RecursionError) as error:
+        return f"is not readable as json: {error}"
+    lists = content if isinstance(content, dict) else {}
+    missing = [name for name in ("images", "annotations", "categories") if not isinstance(lists.get(name), list)]
+    return f"has no list of {' and '.join(missing)}" if missing else None
 
 
 def _split_of_json(file: Path, base: _Base) -> str | None:

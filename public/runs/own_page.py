@@ -157,14 +157,20 @@ def _state_crop(page: PageText, own: Own) -> None:
         page.set_inner("train_transforms", "size", literal(size))
 
 
+def missing_weights(own: Own) -> str | None:
+    """The name of the page's starting weights, where they are not there."""
+    weights = own.original.config.starting_weights
+    return None if weights is None or (REPOSITORY / weights).is_file() else Path(weights).stem
+
+
 def _state_starting_weights(page: PageText, own: Own) -> None:
     """The page's starting weights, where they are there; else none, so that training can begin."""
-    weights = own.original.config.starting_weights
-    if weights is None or (REPOSITORY / weights).is_file():
+    missing = missing_weights(own)
+    if missing is None:
         return
     why = (
-        f"{own.original.name} starts from {weights}, which was not there; it gives much better results on few pictures: "
-        f"python -m public.weights.download {Path(weights).stem}, then write its name here"
+        f"{own.original.name} starts from {own.original.config.starting_weights}, which was not there; few pictures need it: "
+        f"python -m public.weights.download {missing}, then write its name here"
     )
     page.set("starting_weights", "None", why)
     if own.original.config.freeze or own.original.config.freeze_batchnorm:

@@ -30,7 +30,7 @@ from public.files import REPOSITORY
 from public.runs import fitting
 from public.runs.experiment import Experiment, experiment_files, find_data_root, load_experiment
 from public.runs.near_copies import line_of_near_copy
-from public.runs.own_page import Own, write_page
+from public.runs.own_page import Own, missing_weights, write_page
 
 
 def main() -> None:
@@ -72,6 +72,12 @@ def make(arguments: argparse.Namespace) -> Path:
     own = read_data(layout, original)
     flag = _data_root_flag(layout.data_root)
     write_experiment(own, folder, f"python train.py{flag}")
+    missing = missing_weights(own)
+    if missing is not None:
+        print(
+            f"{original.name} starts from weights that are not there, so the page starts from scratch, which few pictures do "
+            f"not bear well; to fetch them first: python -m public.weights.download {missing}"
+        )
     print(f"written: {folder / 'config.py'}; every value that was chosen stands below the reason")
     train = f"python {shlex.quote(os.path.relpath(folder / 'train.py'))}{flag}"
     num_errors = 0 if arguments.page_only else look(folder, flag)

@@ -128,6 +128,21 @@ def test_what_is_no_data_is_said_with_what_there_is(tmp_path, files):
         find_layout(tmp_path)
 
 
+def test_what_is_nearly_data_is_said(tmp_path):
+    write_coco_json(tmp_path / "cut", "val", json_file="annotations/train.json", images="images")
+    text = (tmp_path / "cut/annotations/train.json").read_text()
+    (tmp_path / "cut/annotations/train.json").write_text(text[:300])
+    with pytest.raises(FileNotFoundError, match=r"annotations/train.json is not readable as json: .*line 1"):
+        find_layout(tmp_path / "cut")
+    (tmp_path / "cut/annotations/train.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(FileNotFoundError, match=r"annotations/train.json has no list of categories"):
+        find_layout(tmp_path / "cut")
+    write_class_folders(tmp_path / "classes", "val", ".")
+    (tmp_path / "classes/empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty/ holds no picture, though bird/ does"):
+        find_layout(tmp_path / "classes")
+
+
 def test_labels_without_names_are_refused_with_the_remedy(tmp_path):
     LAYOUTS["yolo with names"].write(tmp_path)
     (tmp_path / "classes.txt").unlink()
