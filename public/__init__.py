@@ -4,7 +4,8 @@
 def load(path, device: str = "auto"):
     """A detector or a classifier that is ready to use, from a checkpoint: `public.load("runs/.../best.pth")("street.jpg")`.
 
-    Of a run's folder, or an experiment's, the best weights are taken (of the newest run).  See
+    Of a run's folder, or an experiment's, the best weights are taken (of the newest run); a name such as "ppyoloe_plus_s"
+    means the known weights of that network, which `python -m public.weights.download` fetches.  See
     `public.inference.detector.load` and `public.inference.classifier.load`.
     """
     from public.checkpoint_files import load_checkpoint

@@ -8,6 +8,7 @@ Images come in the order of their ids, whatever the order in the json.
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,12 @@ from public.datasets.annotations import (
     brief_names,
 )
 from public.datasets.defects import Defect, OnDefect, stop
+from public.datasets.folders import word_of_split
 from public.files import read_json
 from public.settings import Name, check
 from public.text import brief, file_named, shorten
+
+SAMPLE = 100  # pictures that are looked for, to find the folder of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +40,14 @@ class Coco:
 
     Fields:
         annotations: the json file, under the data root.
-        images: the folder of the pictures, under the data root.
+        images: the folder of the pictures, under the data root; None looks for them in the usual places around the json
+            (`find_pictures`).
         classes: names in label order; None takes the json's categories by rising id.
         keep_empty_images: whether images without an object to train on (nothing, or crowd only) stay in the set.
     """
 
     annotations: Name
-    images: str
+    images: str | None
     classes: tuple[Name, ...] | None
     keep_empty_images: bool
 
@@ -64,7 +69,7 @@ class Coco:
                 annotations.
 
         Raises:
-            FileNotFoundError: the json is missing.
+            FileNotFoundError: the json is missing; there is no `images`, and no usual place holds a picture.
             ValueError: the json is broken; an entry lacks something or has a value that makes no sense; an id or a picture
                 is there twice; an annotation belongs to no known image or category; no image is left; the classes of the
                 json, the config and `class_names` differ.
@@ -89,11 +94,12 @@ class Coco:
             raise ValueError(f"{path}: no image to use")
         warnings = _root_categories(path, entries["categories"], annotations, class_names, on_defect)
         image_ids = sorted(images)
+        image_root = self._image_root(data_root, path, [images[image_id]["file_name"] for image_id in image_ids])
         read = assemble(
             _written_images(path, [images[image_id] for image_id in image_ids]),
             _written_objects(annotations, image_ids, category_ids),
             first_pixel=0,
-            image_root=os.path.join(os.fspath(data_root), self.images),
+            image_root=image_root,
             class_names=class_names,
             category_ids=category_ids,
             use_difficult=True,
@@ -102,6 +108,41 @@ class Coco:
         )
         read.warnings += warnings
         return read if self.keep_empty_images else read.without_empty_images()
+
+    def _image_root(self, data_root, path, names):
+        """The folder that the pictures of the json `path`, called `names`, start from."""
+        if self.images is None:
+            return find_pictures(path, names)
+        return os.path.join(os.fspath(data_root), self.images)
+
+
+def find_pictures(path: str, names: Sequence[str]) -> str:
+    """The folder of the pictures of the json `path`: of the usual places the one with the most of the first SAMPLE.
+
+    The usual places, in the json's folder and in the one above it: the split (of instances_train2017.json: train2017),
+    images/<split>, images, JPEGImages, the folder itself.  Of two with equally many pictures the first is taken.
+
+    Args:
+        names: of the pictures, as the json has them.
+
+    Raises:
+        FileNotFoundError: none of these holds any of the pictures; naming all that were tried.
+    """
+    stem = os.path.splitext(os.path.basename(path))[0]
+    splits = list(dict.fromkeys((stem.removeprefix("instances_"), word_of_split(stem) or stem)))
+    here = os.path.dirname(path) or "."
+    above = os.path.join(here, os.pardir)
+    inner = (*splits, *(os.path.join("images", split) for split in splits), "images", "JPEGImages", "")
+    folders = [os.path.normpath(os.path.join(place, name)) for place in (here, above) for name in inner]
+    folders = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+    first = list(names)[:SAMPLE]
+    counts = [sum(os.path.isfile(os.path.join(folder, name)) for name in first) for folder in folders]
+    if not any(counts):
+        raise FileNotFoundError(
+            f"{path}: none of its first {len(first)} pictures is in {', '.join(folders)} (the first is {first[0]}); "
+            "give --images FOLDER to a command, or images=... to Coco on a page"
+        )
+    return folders[counts.index(max(counts))]
 
 
 def _load(path):

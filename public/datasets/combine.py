@@ -1,4 +1,4 @@
-"""Several data sets as one, and one as two: settings that stand where a `Voc` or a `Coco` may stand.
+"""Several data sets as one, and one as two: settings that stand where a `Voc`, a `Coco` or a `Yolo` may stand.
 
 train_data=Joined(sets=(Voc(...), Coco(...)))
 train_data=Split(data=Voc(...), part="train", val_fraction=0.1, seed=0)
@@ -6,6 +6,7 @@ val_data=Split(data=Voc(...), part="val", val_fraction=0.1, seed=0)
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ class Joined:
     - A picture may be in one set only.
 
     Fields:
-        sets: `Voc`, `Coco`, `Joined` or `Split`; each leaves its empty images out or not, as it says itself.
+        sets: `Voc`, `Coco`, `Yolo`, `Joined` or `Split`; each leaves its empty images out or not, as it says itself.
     """
 
     sets: Annotated[tuple[DataSet, ...], NotEmpty()]
@@ -118,7 +119,7 @@ class Split:
     n images has a share of the set within a few times 1 / sqrt(n) of it.  Images keep their order.
 
     Fields:
-        data: `Voc`, `Coco` or `Joined`.
+        data: `Voc`, `Coco`, `Yolo` or `Joined`; of classification, `ImageFolder` or `Cifar`.
         part: "train" or "val".
         val_fraction: between 0 and 1.
         seed: of this split alone; the run's seed has no part in it.
@@ -137,8 +138,10 @@ class Split:
         data_root: str | os.PathLike,
         class_names: tuple[str, ...] | None = None,
         on_defect: OnDefect = stop,
-    ) -> Annotations:
-        """Reads the whole set, and takes the part.  The notes on boxes are those of the whole set.
+    ) -> Any:
+        """Reads the whole set, and takes the part: `Annotations` or a `ClassificationSet`, as `data` is read.
+
+        The notes on boxes are those of the whole set.
 
         Args:
             data_root, class_names, on_defect: as of `Voc.read`.
@@ -146,9 +149,11 @@ class Split:
         Raises:
             FileNotFoundError, ValueError: as `data` raises them; the part has no image.
         """
-        whole = self.data.read(data_root, class_names, on_defect)
-        limit = self.val_fraction * 2**64
-        is_val = np.array([derive(self.seed, "split", image_id) < limit for image_id in whole.image_ids.tolist()])
+        if on_defect is stop:  # sets of classification are not asked for their defects
+            whole = self.data.read(data_root, class_names)
+        else:
+            whole = self.data.read(data_root, class_names, on_defect)
+        is_val = are_held_back(whole.image_ids.tolist(), self.val_fraction, self.seed)
         indices = np.flatnonzero(is_val == (self.part == "val"))
         description = f"{self.part} part ({self.val_fraction:g} is val, seed {self.seed}) of {whole.description}"
         if not len(indices):
@@ -156,3 +161,9 @@ class Split:
                 f"{description}: none of the {len(whole)} images is in it; change val_fraction or the seed of the split"
             )
         return whole.take(indices, description)
+
+
+def are_held_back(image_ids: Sequence[str | int], val_fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: the images that `Split` puts into "val", by its rule."""
+    limit = val_fraction * 2**64
+    return np.array([derive(seed, "split", image_id) < limit for image_id in image_ids])

@@ -1,5 +1,8 @@
 """Pascal VOC layout: `<folder>/Annotations/*.xml`, `<folder>/ImageSets/Main/<split>.txt`, `<folder>/JPEGImages/*`.
 
+The two folders may have other names, such as `annotations` and `images`, and may be one: labelling tools commonly write
+an xml file beside each picture.
+
 Coordinates.  VOC counts pixels from 1 and both corners belong to the object: xmin 1 and xmax W cover a whole picture of
 width W.  We store the edges of that area, (xmin - 1, ymin - 1, xmax, ymax), which lose nothing: a sub-pixel-exact box
 whose width x2 - x1 is VOC's xmax - xmin + 1, so that VOC's inclusive-pixel IoU is the plain IoU of our boxes.
@@ -35,6 +38,17 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ANNOTATIONS, IMAGES = "Annotations", "JPEGImages"  # the two folders of VOC itself
+
+
+class Places(NamedTuple):
+    """The two folders of a set in VOC layout: in which of the xml files, and in which of the pictures lie."""
+
+    annotations: str
+    images: str
+
+
+VOC_PLACES = Places(ANNOTATIONS, IMAGES)
 
 
 def to_inclusive_pixels(boxes: np.ndarray) -> np.ndarray:
@@ -53,12 +67,16 @@ class Voc:
         use_difficult: whether difficult objects are trained on.  Evaluation sees them, flagged, in any case.
         keep_empty_images: whether images without an object to train on (nothing, or difficult ones only where these are
             not trained on) stay in the set.
+        annotations, images: the folders, in `folder`, of the xml files and of the pictures, with all that lie in them;
+            "." is `folder` itself.
     """
 
     sources: Annotated[tuple[Name, ...], NotEmpty()]
     classes: tuple[Name, ...] | None
     use_difficult: bool
     keep_empty_images: bool
+    annotations: Name = ANNOTATIONS
+    images: Name = IMAGES
 
     def __post_init__(self):
         check(self)
@@ -82,33 +100,43 @@ class Voc:
             ValueError: an xml file is broken or says no size, an object has an unknown class or no box, an image is
                 listed twice, no image is left, or `classes` and `class_names` differ.
         """
-        description = f"VOC {' + '.join(self.sources)}"
+        data_root, places = os.fspath(data_root), Places(self.annotations, self.images)
+        where = "" if places == VOC_PLACES else f" ({places.annotations}, {places.images})"
+        description = f"VOC {' + '.join(self.sources)}{where}"
         class_names = agree_on_classes(self.classes, class_names, description)
-        data_root = os.fspath(data_root)
-        pictures = [picture for source in self.sources for picture in _read_source(data_root, source, on_defect)]
+        pictures = [item for source in self.sources for item in _read_source(data_root, source, places, on_defect)]
         annotations = _annotations(
             data_root, _unique(pictures, on_defect), class_names, self.use_difficult, description, on_defect
         )
         return annotations if self.keep_empty_images else annotations.without_empty_images()
 
 
-def read_voc_folder(folder: str | os.PathLike, on_defect: OnDefect = stop) -> Annotations:
-    """All xml files of `folder`/Annotations, whatever the lists say, in the order of their names.
+def read_voc_folder(
+    folder: str | os.PathLike,
+    on_defect: OnDefect = stop,
+    places: Places = VOC_PLACES,
+) -> Annotations:
+    """All xml files of `folder`, in its `places`, whatever the lists say, in the order of their names.
 
     Raises:
         FileNotFoundError, ValueError: as `Voc.read`.
     """
     folder = os.fspath(folder)
-    image_ids, root = _all_ids(folder, on_defect)
-    pictures = _read_pictures(folder, "", image_ids, f"the folder {root}", on_defect)
+    image_ids, root = _all_ids(folder, places, on_defect)
+    pictures = _read_pictures(folder, "", places, image_ids, f"the folder {root}", on_defect)
     return _annotations(folder, pictures, None, True, f"VOC {folder}", on_defect)
 
 
-def _all_ids(folder, on_defect):
-    """(The ids of all xml files under `folder`/Annotations, by name; that folder)."""
-    root = os.path.join(folder, "Annotations")
+def _all_ids(folder, places, on_defect):
+    """(The ids of all xml files in the place of `folder` where they lie, by name; that place)."""
+    root = _place(folder, places.annotations)
     files = files_under(root, (".xml",), telling(on_defect)) if os.path.isdir(root) else []
     return sorted(file[: -len(".xml")] for file in files), root
+
+
+def _place(folder, name):
+    """The folder `name` in `folder`; "." is `folder` itself."""
+    return folder if name == "." else os.path.join(folder, name)
 
 
 def list_split(listing: str | os.PathLike) -> list[str]:
@@ -169,15 +197,16 @@ class _Picture(NamedTuple):
     objects: list[_Object]
 
 
-def _read_source(data_root, source, on_defect):
+def _read_source(data_root, source, places, on_defect):
     folder, _, split = source.rpartition("/")
     if split == "*":
-        image_ids, root = _all_ids(os.path.join(data_root, folder), on_defect)
+        image_ids, root = _all_ids(os.path.join(data_root, folder), places, on_defect)
         if not image_ids:
             raise FileNotFoundError(
-                f"{root}: no xml file there, though the config's source {source!r} means all of them"
+                f"{root}: no xml file there, though the config's source {source!r} means all of them. Folders of other "
+                'names are named as in Voc(annotations="annotations", images="images", ...); "." is the folder itself'
             )
-        return _read_pictures(data_root, folder, image_ids, f"the folder {root}", on_defect)
+        return _read_pictures(data_root, folder, places, image_ids, f"the folder {root}", on_defect)
     listing = os.path.join(data_root, folder, "ImageSets", "Main", f"{split}.txt")
     try:
         image_ids = list_split(listing)
@@ -188,16 +217,16 @@ def _read_source(data_root, source, on_defect):
         ) from error
     if not image_ids:
         raise ValueError(f"{listing}: lists no image")
-    return _read_pictures(data_root, folder, image_ids, listing, on_defect)
+    return _read_pictures(data_root, folder, places, image_ids, listing, on_defect)
 
 
-def _read_pictures(data_root, folder, image_ids, listing, on_defect):
+def _read_pictures(data_root, folder, places, image_ids, listing, on_defect):
     """The images of `image_ids` that can be used; `listing` is where the ids come from, for messages."""
     root = os.path.join(data_root, folder)
-    finder = _PictureFinder(os.path.join(root, "JPEGImages"), on_defect)
+    finder = _PictureFinder(_place(root, places.images), on_defect)
     pictures = []
     for image_id in image_ids:
-        file = os.path.join(root, "Annotations", f"{image_id}.xml")
+        file = os.path.join(_place(root, places.annotations), f"{image_id}.xml")
         try:
             height, width, named_file, nodes = _read_xml(file, listing)
         except FileNotFoundError as error:
@@ -209,7 +238,7 @@ def _read_pictures(data_root, folder, image_ids, listing, on_defect):
         picture_file = finder.find(image_id, named_file, listing)
         if picture_file is None:
             continue
-        image_name = "/".join(part for part in (folder, "JPEGImages", picture_file) if part)
+        image_name = "/".join(part for part in (folder, places.images, picture_file) if part not in ("", "."))
         objects = [_read_object(file, number, node, on_defect) for number, node in enumerate(nodes)]
         objects = [item for item in objects if item is not None]
         pictures.append(_Picture(file, image_id, image_name, height, width, objects))

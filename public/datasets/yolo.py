@@ -1,28 +1,276 @@
-"""YOLO's text labels as a COCO json: one text beside each picture, one object a line.
+"""YOLO's text labels: one text for each picture, one object a line; read as a data set, or made a COCO json.
 
 Layout, as Ultralytics writes it: a folder of pictures (images/train/a.jpg) and one of labels (labels/train/a.txt) with the
 same subfolders.  A line is `class x y width height`, the centre and the size of the box as shares of the picture's width
 and height.  In a segmentation set it is `class x1 y1 x2 y2 x3 y3 ...`.
 
-In the json, image ids count from 1 in the order of the paths, and category k + 1 is YOLO's class k.
+`Yolo` is a data set like the others.  `convert_yolo` writes the json for other programs: image ids count from 1 in the
+order of the paths, and category k + 1 is YOLO's class k.
 """
 
 import math
 import os
-import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
+from public.datasets.annotations import (
+    Annotations,
+    WrittenImages,
+    WrittenObjects,
+    agree_on_classes,
+    assemble,
+)
+from public.datasets.data_yaml import brief, read_names
+from public.datasets.defects import Defect, OnDefect, stop
+from public.datasets.folders import list_files
 from public.datasets.voc import PICTURE_EXTENSIONS
+from public.datasets.yolo_places import Listed, Named, Place, find_places, label_file, list_pictures
 from public.folders import files_under
-from public.input import read_image
-from public.settings import refuse_text
+from public.input import ImageError, read_image, read_size
+from public.settings import Name, check, refuse_text
+
+__all__ = ["NO_LABELS", "Yolo", "convert_yolo", "read_labels", "read_names"]
 
 TOLERANCE = 1e-6  # of a share of the picture: labels are commonly written with six digits
+SLACK = 0.01  # of a share: how far outside the picture the data set takes a corner, which is then cut and noted
 NO_LABELS = ("classes.txt",)  # lists of names that labelling tools lay beside the labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yolo:
+    """A data set with YOLO labels, read as they lie; nothing has to be converted.
+
+    A line of a label is a box, or an outline (7, 9, 11, ... fields), of which the box around it is taken; where data.yaml
+    has a kpt_shape, the keypoints behind the box are passed over.  A picture without a text, or with an empty one, is a
+    picture without objects.  The sizes of the pictures are read from their headers, every time.
+
+    Fields:
+        data: the data.yaml, under the data root; `public.datasets.yolo_places` says where its places are looked for.  Or a
+            text with one class name a line, such as classes.txt: the pictures are those of images/ beside it, or of its
+            own folder.
+        split: "train", "val" or "test" of the data.yaml.  Of a text of names "all", or a folder in images/ by its name.
+        classes: names in label order; None takes those of the file.
+        keep_empty_images: whether images without an object stay in the set.
+    """
+
+    data: Name
+    split: Literal["train", "val", "test", "all"]
+    classes: tuple[Name, ...] | None
+    keep_empty_images: bool
+
+    def __post_init__(self) -> None:
+        refuse_text("Yolo", classes=self.classes)
+        check(self)
+
+    def read(
+        self,
+        data_root: str | os.PathLike,
+        class_names: tuple[str, ...] | None = None,
+        on_defect: OnDefect = stop,
+    ) -> Annotations:
+        """Reads the labels of one split.
+
+        Args:
+            data_root, class_names, on_defect: as of `Voc.read`.
+
+        Raises:
+            FileNotFoundError: the data.yaml, a place that it names, or a picture of a list is missing; no picture has a
+                label, or two share one.
+            ValueError: data.yaml or a line of a label is wrong (the message names file and line); a picture's header cannot
+                be read; a picture is listed twice; the classes of the file, the config and `class_names` differ.
+        """
+        path = Path(data_root) / self.data
+        named = find_places(path, data_root)
+        _categories(named.names)  # refuses a name that stands twice
+        places = self._places(path, named)
+        wanted = agree_on_classes(self.classes, class_names, f"YOLO {self.data}") or named.names
+        pictures = _labelled([one for place in places for one in list_pictures(place, named.roots)], on_defect)
+        if not any(os.path.isfile(picture.label) for picture in pictures):
+            first = f", the first would be {pictures[0].label}" if pictures else ""
+            raise FileNotFoundError(f"{path}: none of the {len(pictures)} pictures of {self.split} has a label{first}")
+        if on_defect is not stop:  # which passes over warnings
+            _tell_of_labels_alone(pictures, on_defect)
+        pictures, sizes = _measured(pictures, on_defect)
+        form = _Form(named.names, named.num_keypoints)
+        objects = [_objects_of(picture, form, on_defect) for picture in pictures]
+        read = assemble(
+            WrittenImages(
+                names=[os.path.relpath(picture.file, data_root) for picture in pictures],
+                ids=[Path(os.path.relpath(picture.file, path.parent)).as_posix() for picture in pictures],
+                heights=[height for _, height in sizes],
+                widths=[width for width, _ in sizes],
+                files=[picture.label for picture in pictures],
+            ),
+            _written_objects(objects, sizes, _new_labels(path, named.names, wanted, objects)),
+            first_pixel=0,
+            image_root=os.fspath(data_root),
+            class_names=wanted,
+            category_ids=tuple(named.names.index(name) for name in wanted),
+            use_difficult=True,
+            description=f"YOLO {self.data}, {self.split}",
+            on_defect=on_defect,
+        )
+        return read if self.keep_empty_images else read.without_empty_images()
+
+    def _places(self, path: Path, named: Named) -> list[Place]:
+        if self.split in named.missing:
+            raise FileNotFoundError(named.missing[self.split])
+        if self.split not in named.places:
+            there = ", ".join([*named.places, *named.missing]) or "none"
+            raise ValueError(f"{path}: names no {self.split}; the parts of the set that it names: {there}")
+        return named.places[self.split]
+
+
+class _Picture(NamedTuple):
+    file: str
+    label: str  # its text, which need not be there
+
+
+class _Form(NamedTuple):
+    """What a line of a label may be."""
+
+    names: tuple[str, ...]
+    num_keypoints: int | None
+
+
+class _Line(NamedTuple):
+    number: int  # from 1
+    label: int  # YOLO's class
+    corners: tuple[float, ...]  # x1 y1 x2 y2 in shares of the picture
+
+
+def _labelled(listed: list[Listed], on_defect: OnDefect) -> list[_Picture]:
+    """The pictures with the files of their labels, each once; those that are not there, or share a label, are told."""
+    pictures, owners = [], {}
+    for item in listed:
+        if not os.path.isfile(item.picture):
+            message = f"{item.picture}: missing, though {item.named_by} lists the picture"
+            on_defect(Defect("missing picture", item.picture, message))
+            continue
+        label = label_file(item.picture)
+        other = owners.setdefault(label, item)
+        if other is item:
+            pictures.append(_Picture(item.picture, label))
+        elif other.picture == item.picture:
+            message = (
+                f"{item.picture} is there twice, by {other.named_by} and by {item.named_by}. Each picture counts once."
+            )
+            on_defect(Defect("duplicate picture", item.picture, message))
+        else:
+            message = f"{other.picture} and {item.picture} would share the label {label}; rename one of them"
+            on_defect(Defect("ambiguous picture", item.picture, message))
+    return pictures
+
+
+def _tell_of_labels_alone(pictures: list[_Picture], on_defect: OnDefect) -> None:
+    """A warning for each text beside the labels of the pictures whose picture is not there."""
+    folders = {(os.path.dirname(picture.label), os.path.dirname(picture.file)) for picture in pictures}
+    for labels, images in sorted(folders):
+        if labels == images or not os.path.isdir(labels):
+            continue  # a text beside pictures may be anything
+        there = {os.path.splitext(name)[0] for name in list_files(images, PICTURE_EXTENSIONS, is_deep=False)}
+        for name in list_files(labels, (".txt",), is_deep=False):
+            if name not in NO_LABELS and os.path.splitext(name)[0] not in there:
+                file = os.path.join(labels, name)
+                message = f"{file}: no picture of this name in {images}; the label is never used"
+                on_defect(Defect("annotation without picture", file, message))
+
+
+def _measured(pictures: list[_Picture], on_defect: OnDefect) -> tuple[list[_Picture], list[tuple[int, int]]]:
+    """The pictures whose header can be read, and their (width, height), turned by the EXIF orientation."""
+
+    def measure(picture):
+        try:
+            return read_size(picture.file)[0]
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(measure, pictures))
+    for picture, size in zip(pictures, found):
+        if isinstance(size, ImageError):
+            on_defect(Defect(size.kind, picture.file, str(size)))
+    kept = [(picture, size) for picture, size in zip(pictures, found) if not isinstance(size, ImageError)]
+    return [picture for picture, _ in kept], [size for _, size in kept]
+
+
+def _objects_of(picture: _Picture, form: _Form, on_defect: OnDefect) -> list[_Line]:
+    """The objects of a picture; wrong lines are told."""
+    if not os.path.isfile(picture.label):
+        return []
+    try:
+        lines = list(_lines(Path(picture.label)))
+    except ValueError as error:
+        on_defect(Defect("broken annotation", picture.label, str(error)))
+        return []
+    objects = []
+    for number, fields in lines:
+        try:
+            fields, is_outline = _fields_of_box(fields, form.num_keypoints)
+            objects.append(_Line(number, *_read_line(fields, form.names, is_outline, SLACK)))
+        except ValueError as error:
+            kind = "unknown class" if isinstance(error, _UnknownClassError) else "broken object"
+            on_defect(Defect(kind, picture.label, f"{picture.label}, line {number}: {error}", number))
+    return objects
+
+
+def _fields_of_box(fields: list[str], num_keypoints: int | None) -> tuple[list[str], bool]:
+    """(the fields without keypoints, whether they are an outline)."""
+    if num_keypoints is not None and len(fields) == 5 + num_keypoints:
+        return fields[:5], False
+    if num_keypoints is None and len(fields) >= 7 and len(fields) % 2 == 1:
+        return fields, True
+    if len(fields) == 5:
+        return fields, False
+    if num_keypoints is not None:
+        raise ValueError(
+            f"{len(fields)} fields; with the keypoints of data.yaml's kpt_shape a line has {5 + num_keypoints}"
+        )
+    raise ValueError(
+        f"{len(fields)} fields; a line is a box, `class x y width height`, or an outline, `class x1 y1 x2 y2 x3 y3 ...`"
+    )
+
+
+def _new_labels(
+    path: Path, names: tuple[str, ...], wanted: tuple[str, ...], objects: list[list[_Line]]
+) -> dict[int, int]:
+    """YOLO's class -> its label in the set; only classes without a single object may be left out of it.
+
+    Raises:
+        ValueError: naming what is not expected, and what is not there.
+    """
+    used = {line.label for lines in objects for line in lines}
+    unknown = [names[label] for label in sorted(used) if names[label] not in wanted]
+    lacking = [name for name in wanted if name not in names]
+    if unknown or lacking:
+        raise ValueError(
+            f"{path}: its {len(names)} names ({brief(names)}) are not the {len(wanted)} classes ({brief(wanted)}) of the "
+            f"config or the training set: {unknown} are not expected there, {lacking} are not in the file"
+        )
+    return {names.index(name): label for label, name in enumerate(wanted)}
+
+
+def _written_objects(
+    objects: list[list[_Line]], sizes: list[tuple[int, int]], labels: dict[int, int]
+) -> WrittenObjects:
+    rows = [(index, line) for index, lines in enumerate(objects) for line in lines]
+    return WrittenObjects(
+        image_indices=[index for index, _ in rows],
+        boxes=[[share * side for share, side in zip(line.corners, sizes[index] * 2)] for index, line in rows],
+        labels=[labels[line.label] for _, line in rows],
+        difficult=[False] * len(rows),
+        crowd=[False] * len(rows),
+        areas=None,
+        numbers=[line.number for _, line in rows],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- as a json
 
 
 class Converted(NamedTuple):
@@ -136,29 +384,40 @@ def read_labels(path: Path, names: tuple[str, ...], *, polygons: bool) -> list[t
     Raises:
         ValueError: naming file, line and reason.
     """
+    objects = []
+    for number, fields in _lines(path):
+        try:
+            objects.append(_read_line(fields, names, polygons, TOLERANCE))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return objects
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number from 1, fields) of each line that is not empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8") from error
-    objects = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                objects.append(_read_line(line.split(), names, polygons))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-    return objects
+    yield from ((number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
 
 
-def _read_line(fields, names, polygons):
+class _UnknownClassError(ValueError):
+    """The number of a class has no name."""
+
+
+def _read_line(fields, names, polygons, slack):
+    """(class, corners) of one object; `slack`: how far outside 0 .. 1 a number may be."""
     wanted = len(fields) >= 7 and len(fields) % 2 == 1 if polygons else len(fields) == 5
     if not wanted:
         raise ValueError(_wrong_count(len(fields), polygons))
     label = _number(fields[0])
     if label not in range(len(names)):
-        raise ValueError(f"class {fields[0]} is none of 0 .. {len(names) - 1}, the {len(names)} names {_brief(names)}")
+        raise _UnknownClassError(
+            f"class {fields[0]} is none of 0 .. {len(names) - 1}, the {len(names)} names {brief(names)}"
+        )
     shares = [_number(field) for field in fields[1:]]
-    outside = [field for field, share in zip(fields[1:], shares) if not -TOLERANCE <= share <= 1 + TOLERANCE]
+    outside = [field for field, share in zip(fields[1:], shares) if not -slack <= share <= 1 + slack]
     if outside:
         raise ValueError(
             f"{outside[0]} is outside 0 .. 1; coordinates have to be shares of the picture's width or height"
@@ -197,164 +456,3 @@ def _without_rounding(share):
     if -TOLERANCE <= share < 0:
         return 0.0
     return 1.0 if 1 < share <= 1 + TOLERANCE else share
-
-
-def _brief(names):
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-# ---------------------------------------------------------------------------------------------------- names
-
-
-def read_names(source: str) -> tuple[str, ...]:
-    """The class names that `source` states: a data.yaml, a text with one name a line, or "cat,dog,bird".
-
-    Of the yaml only `names` is read, and `nc` checked: a list or a map from 0 on, in one line, in brackets over several,
-    or with one entry a line; names plain or quoted.  Plain names are text, also `yes` and `12`.
-
-    Raises:
-        FileNotFoundError: `source` looks like a file and is none.
-        ValueError: the file states no names in one of these forms.
-    """
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        return _names_of_yaml(path, _read_text(path))
-    if path.suffix == ".txt":
-        names = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
-    else:
-        names = tuple(name.strip() for name in source.split(","))
-    if not names or not all(names):
-        raise ValueError(f"{source!r} states no class names, or an empty one")
-    return names
-
-
-def _read_text(path):
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file with class names") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8") from error
-
-
-def _names_of_yaml(path, text):
-    lines = text.splitlines()
-    starts = [number for number, line in enumerate(lines) if re.match(r"names\s*:", line)]
-    if len(starts) != 1:
-        raise ValueError(f"{path}: has {len(starts)} entries `names:`, there has to be one")
-    first = lines[starts[0]].split(":", 1)[1]
-    try:
-        if _without_comment(first):
-            entries = _bracket_entries([first, *lines[starts[0] + 1 :]])
-        else:
-            entries = _line_entries(lines[starts[0] + 1 :])
-        names = _in_order(entries)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: its `names` cannot be read: {error}. Give the names as a text with one a line, or as cat,dog,bird"
-        ) from error
-    counts = [match[1] for line in lines if (match := re.match(r"nc\s*:\s*(\d+)\s*(#.*)?$", line))]
-    if counts and int(counts[0]) != len(names):
-        raise ValueError(f"{path}: nc is {counts[0]}, but there are {len(names)} names {_brief(names)}")
-    return names
-
-
-def _in_order(entries):
-    """Names from (number or None, name) entries; numbers have to be 0, 1, 2, ... in any order."""
-    if not entries:
-        raise ValueError("there is none")
-    if all(number is None for number, _ in entries):
-        return tuple(name for _, name in entries)
-    numbers = [number for number, _ in entries]
-    if None in numbers or sorted(numbers) != list(range(len(entries))):
-        raise ValueError(f"they are numbered {numbers}, not 0 to {len(entries) - 1}")
-    return tuple(name for _, name in sorted(entries))
-
-
-def _line_entries(lines):
-    """Entries below `names:`, one a line: `- name` or `0: name`; the first line that is neither blank nor one ends them."""
-    entries = []
-    for line in lines:
-        content = _without_comment(line)
-        is_entry = content == "-" or content.startswith("- ")
-        if content and not line[0].isspace() and not is_entry:
-            break  # the next key of the file
-        if is_entry:
-            entries.append((None, _scalar(content[1:].strip())))
-        elif content:
-            entries.append(_map_entry(content))
-    return entries
-
-
-def _bracket_entries(lines):
-    """Entries of `[a, b]` or `{0: a, 1: b}`, which may go on over several lines."""
-    opening = _without_comment(lines[0])[0]
-    if opening not in "[{":
-        raise ValueError(f"{_without_comment(lines[0])!r} is neither a list nor a map")
-    text = ""
-    for line in lines:
-        text = f"{text} {_without_comment(line)}".strip()
-        parts = _split_brackets(text)
-        if parts is not None:
-            return [(None, _scalar(part)) if opening == "[" else _map_entry(part) for part in parts]
-    raise ValueError(f"the {opening} is never closed")
-
-
-def _split_brackets(text):
-    """The parts between the commas of `[...]` or `{...}`; None while the bracket is open."""
-    parts, part, quote = [], "", None
-    for place, character in enumerate(text[1:], start=1):
-        if quote is None and character in "]}":
-            if {"[": "]", "{": "}"}[text[0]] != character or text[place + 1 :].strip():
-                raise ValueError(f"{text[place:]!r} stands where the names should end")
-            last = [part.strip()] if part.strip() else []  # a comma may stand behind the last name
-            return parts + last
-        if quote is None and character in "[{":
-            raise ValueError("brackets within brackets")
-        if quote is None and character == ",":
-            parts.append(part.strip())
-            part = ""
-            continue
-        if quote is None and character in "'\"" and not part.split(":")[-1].strip():
-            quote = character
-        elif character == quote:
-            quote = None
-        part += character
-    return None
-
-
-def _map_entry(text):
-    match = re.fullmatch(r"(['\"]?)(\d+)\1\s*:(\s+.*|['\"].*)", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not of the form `number: name`")
-    return int(match[2]), _scalar(match[3].strip())
-
-
-def _scalar(text):
-    """A plain or quoted name."""
-    if text[:1] in ("'", '"'):
-        quote, inner = text[0], text[1:-1]
-        escapes = inner.replace("''" if quote == "'" else '\\"', "")
-        if len(text) < 2 or text[-1] != quote or quote in escapes or (quote == '"' and "\\" in escapes):
-            raise ValueError(f"{text} is quoted in a way that is not understood")
-        name = inner.replace("''", "'") if quote == "'" else inner.replace('\\"', '"')
-    else:
-        name = text
-        if name[:1] in tuple("&*!|>%@`?") or ": " in name:
-            raise ValueError(f"{text!r} is not a plain name")
-    if not name.strip():
-        raise ValueError("a name is empty")
-    return name
-
-
-def _without_comment(line):
-    """`line` without what stands behind a # that begins a word, outside quotes."""
-    quote = None
-    for place, character in enumerate(line):
-        if quote is None and character == "#" and (place == 0 or line[place - 1].isspace()):
-            return line[:place].strip()
-        if quote is None and character in "'\"" and (place == 0 or line[place - 1] in " \t[{,:"):
-            quote = character
-        elif character == quote:
-            quote = None
-    return line.strip()

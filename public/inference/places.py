@@ -15,6 +15,7 @@ from public.models import create_model, list_models
 from public.models.backbones import NETWORKS, image_size
 from public.runs.experiment import Experiment, load_experiment
 from public.runs.run_folder import newest_weights
+from public.weights.known import find_known
 
 
 def find_weights(folder: str, weights: str | None) -> tuple[Experiment, Path]:
@@ -40,7 +41,7 @@ def find_weights(folder: str, weights: str | None) -> tuple[Experiment, Path]:
 
 
 def open_detector(place: str, weights: str | None, device: str) -> tuple[detector.Detector, Path]:
-    """The detector for `<experiment folder, run or checkpoint> [weights]`, and the checkpoint it was made of.
+    """The detector for `<experiment, run, checkpoint, or name of known weights> [weights]`, and its checkpoint.
 
     Raises:
         FileNotFoundError: there are no such weights.
@@ -57,7 +58,7 @@ def open_detector(place: str, weights: str | None, device: str) -> tuple[detecto
 
 
 def open_classifier(place: str, weights: str | None, device: str) -> tuple[classifier.TrainedClassifier, Path]:
-    """The classifier for `<experiment folder, run or checkpoint> [weights]`, and the checkpoint it was made of.
+    """The classifier for `<experiment, run, checkpoint, or name of known weights> [weights]`, and its checkpoint.
 
     Raises:
         FileNotFoundError: there are no such weights.
@@ -85,7 +86,11 @@ def open_any(
 
 
 def _find(place: str, weights: str | None) -> tuple[Experiment | None, Path]:
-    """The experiment, None where `place` is a checkpoint, and the checkpoint."""
+    """The experiment, None where `place` is a checkpoint or the name of known weights, and the checkpoint."""
+    if not Path(place).exists() and weights is None:
+        known = find_known(place)
+        if known is not None:
+            return None, known
     if not Path(place).is_file():
         return find_weights(place, weights)
     if weights is not None:

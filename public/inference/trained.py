@@ -14,17 +14,19 @@ from public.parts import load_state
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import newest_weights
 from public.text import brief, shorten, shown
+from public.weights.known import find_known
 
 MOST_NUMBERS, MOST_TENSORS = 10**8, 10**4  # of a network, beside twenty times those of its weights
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """`path` itself; of the folder of a run or an experiment, the best weights (of its newest run).
+    """`path` itself; of the folder of a run or an experiment, the best weights (of its newest run); of a name, known ones.
 
     Raises:
-        FileNotFoundError: the folder is neither, or has no weights yet.
+        FileNotFoundError: the folder is neither, or has no weights yet; or known weights are not there.
     """
-    path = Path(path).resolve()
+    known = None if Path(path).exists() else find_known(path)
+    path = known or Path(path).resolve()
     if not path.is_dir():
         return path
     weights = newest_weights(load_experiment(path))

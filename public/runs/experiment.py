@@ -13,6 +13,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 from public.config import TrainingConfig, classes_of, thaw
+from public.datasets.layouts import Layout, find_layout
 from public.experiment_files import add_package
 from public.files import REPOSITORY, read_json_object
 from public.text import brief, shorten, shown
@@ -74,6 +75,28 @@ def _recorded_config(path: Path, module: types.ModuleType) -> TrainingConfig:
     if not isinstance(config, TrainingConfig):
         raise ValueError(f"{path} is damaged: it holds {type(config).__name__}(...), not the settings of a training")
     return config
+
+
+def is_experiment(path: str | Path) -> bool:
+    """Whether the folder looks like an experiment's or a run's, as `load_experiment` takes them."""
+    return any((Path(path) / name).is_file() for name in ("config.py", "config.json"))
+
+
+def open_layout(path: str | Path, *, kind: str | None = None, images: str | None = None) -> Layout:
+    """`find_layout`, for commands that take an experiment as well.
+
+    Raises:
+        FileNotFoundError: `path` is neither an experiment or a run, nor data.
+        ValueError: as `find_layout`.
+    """
+    try:
+        return find_layout(path, kind=kind, images=images)
+    except FileNotFoundError as error:
+        if not Path(path).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"{path} is neither an experiment's folder (config.py) nor a run (config.json, experiment/) nor data: {error}"
+        ) from error
 
 
 def run_copy(run: Path) -> Path:

@@ -105,11 +105,11 @@ def picture(shown: ShownClass, task: ClassificationTask, arguments: argparse.Nam
     """The sample, named; with --originals beside what it was made of."""
     data = task.data(arguments.split)
     place = f"epoch {shown.epoch}, index {shown.index}" if arguments.split == "train" else f"index {shown.index}"
-    drawn = titled(_scaled(shown.image, arguments.side), [shown.text, place], side=1, longest=arguments.side)
+    drawn = titled(scaled(shown.image, arguments.side), [shown.text, place], side=1, longest=arguments.side)
     if not arguments.originals or shown.skipped:
         return drawn
     original = titled(
-        _scaled(data.load_picture(shown.index), arguments.side),
+        scaled(data.load_picture(shown.index), arguments.side),
         [task.class_names[data.labels[shown.index]], data.image_id(shown.index)],
         side=1,
         longest=arguments.side,
@@ -123,7 +123,7 @@ def picture(shown: ShownClass, task: ClassificationTask, arguments: argparse.Nam
     return np.concatenate(parts, axis=1)
 
 
-def _scaled(image: np.ndarray, side: int) -> np.ndarray:
+def scaled(image: np.ndarray, side: int) -> np.ndarray:
     """`image` with its longer side `side` pixels; enlarged pixels stay what they are."""
     scale = side / max(image.shape[:2])
     size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])

@@ -91,14 +91,16 @@ def picture(shown: Shown, task: DetectionTask, arguments: argparse.Namespace) ->
     """The sample, drawn and named; with --originals beside what it was made of."""
     key, sample = shown
     place = f"epoch {key.epoch}, index {key.index}" if arguments.split == "train" else f"index {key.index}"
-    drawn = _drawn(sample, task.class_names, arguments.side)
+    drawn = draw_sample(sample, task.class_names, arguments.side)
     title = f"{place}: {sample.image.shape[1]} x {sample.image.shape[0]}"
     has_original = arguments.split == "train" or not sample.skipped  # what evaluation skips cannot be read
     if not (arguments.originals and has_original):
-        return _titled(drawn, (str(sample.image_id), title))
+        return with_title(drawn, (str(sample.image_id), title))
     original = load_sample(task.annotations(arguments.split), sample.index)
-    left = _titled(_drawn(original, task.class_names, arguments.side), (str(sample.image_id), _size_text(original)))
-    right = _titled(drawn, ("", title))
+    left = with_title(
+        draw_sample(original, task.class_names, arguments.side), (str(sample.image_id), _size_text(original))
+    )
+    right = with_title(drawn, ("", title))
     height = max(left.shape[0], right.shape[0])
     return np.concatenate([_padded(left, height), _padded(right, height)], axis=1)
 
@@ -107,7 +109,7 @@ def _size_text(sample):
     return f"original: {sample.width} x {sample.height}"
 
 
-def _drawn(sample, class_names, side):
+def draw_sample(sample, class_names, side):
     """The picture with its boxes, its longer side `side` pixels; difficult objects and crowds are named as such."""
     height, width = sample.image.shape[:2]
     scale = side / max(height, width)
@@ -120,7 +122,7 @@ def _drawn(sample, class_names, side):
     return drawing.draw_detections(image, boxes, sample.labels + kinds * len(class_names), names)
 
 
-def _titled(picture, lines):
+def with_title(picture, lines):
     """`picture` under lines of text, which shrink to its width."""
     width = picture.shape[1]
     height = fitting_height(lines, width - 4, TEXT_HEIGHT, SMALLEST_TEXT, is_bold=False)

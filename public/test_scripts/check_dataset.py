@@ -3,10 +3,12 @@
   python -m public.test_scripts.check_dataset detection_experiments/ppyoloe_xs_bccd --data_root data
   python -m public.test_scripts.check_dataset data/VOCdevkit/VOC2012
   python -m public.test_scripts.check_dataset data/coco/annotations/instances_val2017.json
+  python -m public.test_scripts.check_dataset mine/
 
-An experiment, or a run: its train, val and test data; of classification, its pictures and classes.  A folder with
-Annotations/ and JPEGImages/: all its xml files, and the lists in ImageSets/Main.  A COCO json: its pictures are looked for in
---images, else in the usual places beside it.
+An experiment, or a run: its train, val and test data; of classification, its pictures and classes.  A folder: it says what
+it found there, of VOC xml files (Annotations/ and JPEGImages/, two folders of other names, or beside the pictures; all of
+them, and the lists in ImageSets/Main), COCO jsons, YOLO labels and class folders.  A COCO json: its pictures are looked for
+in --images, else in the usual places beside it.  A data.yaml: the YOLO labels of its splits.
 
 Errors are pictures that are missing, empty, cut short, damaged, unreadable or not of the annotated size; links that lead
 nowhere; annotations that are missing or broken; ids, and file names of a json, that are there twice; unknown classes; boxes
@@ -23,18 +25,18 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from public import commands
 from public.config import ClassificationConfig
 from public.datasets.classification_set import ClassificationSet
-from public.datasets.coco import Coco
 from public.datasets.defects import ERRORS, WARNINGS, Defect
+from public.datasets.layouts import KINDS, Layout
 from public.datasets.preparing import checks, class_checks
-from public.datasets.voc import read_voc_folder
-from public.files import read_json, write_text
+from public.datasets.voc import Places, read_voc_folder
+from public.files import write_text
 from public.reports import data_statistics as statistics
-from public.runs.experiment import Experiment, find_data_root, load_experiment
+from public.runs.experiment import Experiment, find_data_root, is_experiment, load_experiment, open_layout
 
 REPORT, LIST = "report.txt", "defects.json"
 
@@ -48,13 +50,15 @@ class Found(NamedTuple):
     notes: list[str]
     defects: list[Defect]
     lists: dict[str, list[str]]  # of a VOC folder: image ids by split
+    layout: str = ""  # of a folder or file of data: what was found there; of an experiment nothing
 
 
 def main() -> None:
     parser = commands.make_parser("check_dataset", __doc__, experiment=None)
-    parser.add_argument("data", help="an experiment's folder or a run, a folder in VOC layout, or a COCO json")
+    parser.add_argument("data", help="an experiment's folder or a run; a folder of data, a COCO json, or a data.yaml")
     commands.add_data_root(parser)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a COCO json: the folder of its pictures")
+    parser.add_argument("--layout", choices=KINDS, help="which to take where a folder holds several")
     parser.add_argument("--quick", action="store_true", help="look at the headers of the pictures only, compare none")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
@@ -83,7 +87,7 @@ def check(arguments: argparse.Namespace) -> int:
         defects += checks.check_classes(annotations)
     defects = list({(defect.kind, defect.message): defect for defect in defects}.values())  # each once
     output.mkdir(parents=True, exist_ok=True)
-    tables = list(found.notes)
+    tables = [*([found.layout] if found.layout else []), *found.notes]
     for split, annotations in found.sets.items():
         describe: Any = class_checks.describe if _is_labelled(annotations) else statistics.describe
         tables += [f"{split}: {annotations.description}", *describe(annotations), ""]
@@ -101,20 +105,14 @@ def check(arguments: argparse.Namespace) -> int:
 def read(arguments: argparse.Namespace) -> Found:
     """Reads what `arguments.data` names."""
     path = Path(arguments.data)
-    if path.is_file() and path.suffix == ".json":
-        return _read_coco(path, arguments.images)
-    if (path / "Annotations").is_dir():
-        return _read_voc(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is neither a folder nor a .json file")
-    try:
-        experiment = load_experiment(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} is neither an experiment (config.py), nor a run (config.json), nor in VOC layout (Annotations/); "
-            "class folders are checked by the experiment that reads them"
-        ) from error
-    return _read_experiment(experiment, find_data_root(arguments.data_root))
+    if is_experiment(path):
+        return _read_experiment(load_experiment(path), find_data_root(arguments.data_root))
+    images = arguments.images
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(f"--images {images} is not a folder")
+    folder = None if images is None else os.path.abspath(images)
+    layout = open_layout(path, kind=getattr(arguments, "layout", None), images=folder)
+    return _read_voc(layout) if layout.places is not None else _read_layout(path, layout)
 
 
 def _read_experiment(experiment: Experiment, data_root: Path) -> Found:
@@ -146,55 +144,48 @@ def _read_experiment(experiment: Experiment, data_root: Path) -> Found:
     return found
 
 
-def _read_voc(folder: Path) -> Found:
-    name = folder.resolve().name
+def _read_voc(layout: Layout) -> Found:
+    """All xml files of a folder and its lists, which may leave some out."""
+    folder, places = cast(Path, layout.folder), cast(Places, layout.places)
     lists = checks.voc_splits(folder)
     notes = [f"lists in ImageSets/Main: {', '.join(f'{split} ({len(ids)})' for split, ids in lists.items()) or 'none'}"]
     num_others = len(checks.all_lists(folder)) - len(lists)
     if num_others:
         notes.append(f"         {num_others} lists of single classes (<image id> -1, 0 or 1) are passed over")
-    found = Found(name, folder, {}, notes, [], lists)
+    found = Found(folder.name, folder, {}, notes, [], lists, f"found: {layout.found}")
     try:
-        found.sets["all"] = read_voc_folder(folder, found.defects.append)
+        found.sets["all"] = read_voc_folder(folder, found.defects.append, places)
     except (OSError, ValueError) as error:
         found.defects.append(Defect("unusable set", str(folder), str(error)))
-    found.defects[:] = checks.forgive_unlisted(found.defects, lists)
-    found.defects.extend(checks.check_voc_lists(folder, lists))
+    found.defects[:] = checks.forgive_unlisted(found.defects, lists, folder / places.images)
+    found.defects.extend(checks.check_voc_lists(folder, lists, places))
     return found
 
 
-def _read_coco(path: Path, images: Path | None) -> Found:
-    found = Found(path.stem, path.parent, {}, [], [], {})
-    if images is None:
-        images = _find_images(path)
-        found.notes.append(f"pictures: {images} (found beside the json; --images FOLDER names another)")
-    elif not images.is_dir():
-        raise FileNotFoundError(f"--images {images} is not a folder")
-    data = Coco(annotations=path.name, images=os.path.abspath(images), classes=None, keep_empty_images=True)
-    try:
-        found.sets["all"] = data.read(path.parent, on_defect=found.defects.append)
-    except (OSError, ValueError) as error:
-        found.defects.append(Defect("unusable set", str(path), str(error)))
+def _read_layout(path: Path, layout: Layout) -> Found:
+    """The sets of a COCO json, YOLO labels, class folders, or VOC xml in several folders."""
+    place = path.resolve()
+    folder = place.parent if place.is_file() else place
+    name = place.stem if place.suffix == ".json" else folder.name
+    found = Found(name, folder, {}, list(layout.notes), [], {}, f"found: {layout.found}")
+    class_names = None
+    for split, data in layout.sets.items():
+        try:
+            if layout.is_classification:
+                read = data.read(layout.data_root, class_names)
+            else:
+                read = data.read(layout.data_root, class_names, on_defect=found.defects.append)
+        except (OSError, ValueError) as error:
+            if layout.kind == "coco" and isinstance(error, FileNotFoundError):
+                raise  # where its pictures lie has to be said
+            found.defects.append(Defect("unusable set", str(place), f"{split}: {error}"))
+            continue
+        found.sets[split] = read
+        class_names = class_names or read.class_names
+        if layout.kind == "coco":
+            how = "of --images" if data.images else "found beside the json; --images FOLDER names another"
+            found.notes.append(f"pictures: {read.image_root} ({how})")
     return found
-
-
-def _find_images(path: Path) -> Path:
-    """The first of the usual folders that has a picture of the json, or the first that is there."""
-    split = path.stem.removeprefix("instances_")
-    around = [path.parent / split, path.parent / "images" / split, path.parent / "images", path.parent]
-    above = path.parent.parent
-    around += [above / split, above / "images" / split, above / "images", above / "JPEGImages"]
-    present = [folder for folder in around if folder.is_dir()]
-    try:
-        names = [image["file_name"] for image in read_json(path)["images"]][:100]
-    except (ValueError, KeyError, TypeError):
-        return present[0]  # reading the json says what is wrong with it
-    for folder in present:
-        if any((folder / name).is_file() for name in names if isinstance(name, str)):
-            return folder
-    raise FileNotFoundError(
-        f"{path}: none of its first {len(names)} pictures is in {', '.join(map(str, present))}; give --images FOLDER"
-    )
 
 
 # ----------------------------------------------------------------------------------------------------- looking
@@ -238,13 +229,26 @@ def _is_labelled(annotations) -> bool:
 
 
 def _refuse_inside(output: Path, found: Found) -> None:
-    folders = {found.data_root.resolve(), *(Path(a.image_root).resolve() for a in found.sets.values() if a.image_root)}
-    for folder in folders:
+    for folder in _folders_of_data(found):
         if output.resolve().is_relative_to(folder):
             raise ValueError(
                 f"the output folder {output.resolve()} lies in the data, {folder}, where nothing is written; give --output "
                 "FOLDER outside it"
             )
+
+
+def _folders_of_data(found: Found) -> set[Path]:
+    """Where nothing is written: the folder of the data; of an experiment those under the data root that its sets lie in."""
+    root = found.data_root.resolve()
+    if found.layout or not found.sets:
+        return {root, *(Path(a.image_root).resolve() for a in found.sets.values() if a.image_root)}
+    places = set()
+    for pictures in found.sets.values():
+        for folder in {os.path.dirname(file) for file in pictures.picture_files()} or {found.data_root}:
+            place = Path(folder).resolve()
+            inside = place.relative_to(root).parts if place.is_relative_to(root) else None
+            places.add(place if inside is None else root.joinpath(*inside[:1]))
+    return places
 
 
 def _draw(found: Found, defects: list[Defect], output: Path) -> list[str]:

@@ -4,6 +4,7 @@
     python -m public.test_scripts.detect detection_experiments/ppyoloe_s_voc photos/ --recursive --output found
     python -m public.test_scripts.detect runs/<time>/best.pth clip.mp4 --score_threshold 0.5
     python -m public.test_scripts.detect detection_experiments/ppyoloe_s_voc webcam --output recording
+    python -m public.test_scripts.detect ppyoloe_plus_s street.jpg      # known weights, by the name of their network
 
 Boxes are drawn into copies in the output folder: images under their own names, a video as <name>.mp4 with the same
 frames, size and frame rate (as Motion JPEG in <name>.avi where a side is odd, which MPEG-4 cannot hold).  Beside them lie
@@ -43,7 +44,7 @@ def main() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = commands.make_parser("detect", __doc__, experiment=None)
-    parser.add_argument("experiment", help="an experiment's folder, a run, or a checkpoint.pth")
+    parser.add_argument("experiment", help="an experiment's folder, a run, a checkpoint, or a network's name")
     parser.add_argument("source", help="an image, a folder of images, a video, or a camera: webcam, webcam:1")
     commands.add_weights(parser)
     parser.add_argument("--score_threshold", type=float, default=0.4, help="lowest score that counts (0.4)")

@@ -8,6 +8,10 @@ index decide every random number, so the page is the same each time; of a run, i
   --epoch 5                   the first samples of another epoch
   --index 17 --num_images 8   image 17 of the list as it looks in epochs 0 to 7; several images follow each other
   --split val                 pictures as evaluation prepares them, with all objects, also difficult ones and crowds
+
+  python -m public.test_scripts.show_data mine/
+
+shows a folder of data, before there is an experiment: pictures as they lie, evenly from the set, with what is annotated.
 """
 
 import argparse
@@ -17,17 +21,22 @@ import numpy as np
 import torch
 
 from public import commands, drawing
-from public.runs.experiment import Experiment, find_data_root, load_experiment
+from public.datasets.layouts import KINDS
+from public.runs.experiment import Experiment, find_data_root, is_experiment, load_experiment, open_layout
 from public.runs.run_folder import RunFolder
-from public.tasks import classification_samples, detection_samples, make_task
+from public.tasks import classification_samples, data_samples, detection_samples, make_task
 from public.tasks.base import BaseTask
 from public.tasks.classification import ClassificationTask
 
 
 def main() -> None:
-    parser = commands.make_parser("show_data", __doc__)
+    parser = commands.make_parser("show_data", __doc__, experiment=None)
+    parser.add_argument(
+        "experiment", help="an experiment's folder, or a run; or a folder of data, a COCO json, or a data.yaml"
+    )
     commands.add_data_root(parser)
     parser.add_argument("--split", default="train", choices=("train", "val"), help="which data set (%(default)s)")
+    parser.add_argument("--layout", choices=KINDS, help="of a folder of data: which to take where it holds several")
     parser.add_argument("--epoch", type=int, default=0, metavar="E", help="epoch, from 0 (%(default)s)")
     parser.add_argument("--num_images", type=int, default=16, metavar="N", help="pictures of the page (%(default)s)")
     parser.add_argument(
@@ -48,16 +57,38 @@ def main() -> None:
     commands.call(show, parser.parse_args())
 
 
-def show(arguments: argparse.Namespace) -> list[detection_samples.Shown] | list[classification_samples.ShownClass]:
+def show(
+    arguments: argparse.Namespace,
+) -> list[detection_samples.Shown] | list[classification_samples.ShownClass] | list[data_samples.ShownPicture]:
     """Writes the page and prints a line for each sample; returns what it shows."""
-    experiment = load_experiment(arguments.experiment)
     for name in ("num_images", "columns", "side"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} is {getattr(arguments, name)}, has to be at least 1")
+    place = Path(arguments.experiment)
+    if place.exists() and not is_experiment(place):
+        return _show_folder(place, arguments)
+    experiment = load_experiment(place)
     task = open_task(experiment, arguments.data_root)
     shown, pictures = _page(task, arguments)
     output = arguments.output or Path(f"{experiment.name}_{arguments.split}_samples.jpg")
     drawing.save_image(output, drawing.contact_sheet(pictures, arguments.columns))
+    print(f"drawn to {output.resolve()}")
+    return shown
+
+
+def _show_folder(place: Path, arguments: argparse.Namespace) -> list[data_samples.ShownPicture]:
+    """Writes the page of a folder of data."""
+    layout = open_layout(place, kind=arguments.layout)
+    split = arguments.split if len(layout.sets) > 1 else next(iter(layout.sets))
+    if split not in layout.sets:
+        raise ValueError(f"{place}: there is no {split} part; found: {layout.found}")
+    data = layout.sets[split].read(layout.data_root)
+    print(f"found: {layout.found}")
+    shown = data_samples.pictures_of(data, arguments.num_images, arguments.index, arguments.side)
+    for item in shown:
+        print(f"index {item.index}, {item.image_id}: {item.text}")
+    output = arguments.output or Path(f"{place.resolve().stem}_{split}_samples.jpg")
+    drawing.save_image(output, drawing.contact_sheet([item.drawing for item in shown], arguments.columns))
     print(f"drawn to {output.resolve()}")
     return shown
 

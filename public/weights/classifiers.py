@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from public.checkpoint_files import digest, is_state, save_atomic, why_unreadable
+from public.checkpoint_files import SAFETENSORS, digest, is_state, read_safetensors, save_atomic, why_unreadable
 from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.image_classifier import Classifier
 from public.models.loading import BACKBONE
 from public.random_streams import seed_torch
 from public.weights.backbones import State, released
+from public.weights.cards import write_card
 from public.weights.class_names import class_names
 from public.weights.pdparams import read_pdparams
 from public.weights.widen import widen_arrays, widen_tensors
@@ -127,7 +128,7 @@ def _read_torch(result: Conversion) -> None:
         line += f", as its name says, {match[1]}"
     result.notes.append(line)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _content(file)
     except Exception as error:
         raise ValueError(f"{file} is not a file of weights that can be read safely: {why_unreadable(error)}") from error
     for wrapper in WRAPPERS:
@@ -142,6 +143,13 @@ def _read_torch(result: Conversion) -> None:
         result.notes.append(f"every name began with {PARALLEL!r}, which parallel training adds; it was taken off")
     result.theirs, lines = widen_tensors(content, file)
     result.notes += lines
+
+
+def _content(file: Path) -> Any:
+    """What torch.save, or safetensors, has written into a file."""
+    if file.suffix == SAFETENSORS:
+        return read_safetensors(file)[0]
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 # ---------------------------------------------------------------------------------------------- the network
@@ -242,6 +250,7 @@ def _save(result: Conversion, output: Path, names_file: Path | None) -> None:
     )
     origin = {"project": result.source, "file": result.file.name, "sha256": result.sha256}
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
+    write_card(output, card | {"converted_from": origin}, digest(result.state))
 
 
 def input_card(model_name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     python -m public.weights.convert paddle ppyoloe_s ppyoloe_crn_s_300e_coco.pdparams -o pretrained/ppyoloe_s_coco.pth
     python -m public.weights.convert torchvision resnet50 resnet50-0676ba61.pth -o pretrained/resnet50_imagenet.pth
 
+OUT is a .pth, or a .safetensors if that package is installed; OUT.json beside it is its card: origin, licence, sums, input.
 Nothing in the file is executed.  Each array is used once or named with the reason why it is not; what the file lacks, or
 has in another shape, is an error.  Two things are added, and reported: the counters of torch's BatchNorm, and RepVGG's
 learnt factors, as 1, for a file from before they were there.  `public.weights.classifiers` does it for backbones.
@@ -26,6 +27,7 @@ from public.models import list_models
 from public.models.backbones import NETWORKS
 from public.models.loading import ALPHA, BACKBONE
 from public.random_streams import seed_torch
+from public.weights.cards import refuse_other, write_card
 from public.weights.class_names import class_names
 from public.weights.classifiers import convert_classifier
 from public.weights.detectors import released
@@ -81,6 +83,7 @@ def convert(
         raise ValueError("a backbone has no classes: leave --num_classes and --class_names out with --backbone_only")
     if file.exists() and output.resolve() == file.resolve():
         raise ValueError(f"{output} is the file that is converted, and would be overwritten; name another output")
+    refuse_other(output)
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"--num_classes is {num_classes}; it must be at least 1")
     if model_name in NETWORKS:
@@ -110,6 +113,7 @@ def convert(
     card = _card(result, num_classes, names_file)
     origin = {"project": source, "file": file.name, "sha256": foreign.sha256}
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
+    write_card(output, card | {"converted_from": origin}, digest(result.state))
     return _report(result, output)
 
 
@@ -284,7 +288,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "source", choices=SOURCES, help="whose file it is: paddle (.pdparams), timm or torchvision (.pth)"
+        "source", choices=SOURCES, help="whose file it is: paddle (.pdparams), timm or torchvision (.pth, .safetensors)"
     )
     parser.add_argument("model", help=f"the published network: {', '.join(list_models())}")
     parser.add_argument("file", type=Path, help="the file to convert")

@@ -1,12 +1,18 @@
 """The weights that experiments start from: what lies under pretrained/, where it comes from, and how it is made.
 
-A table, and nothing that reads or downloads.  The addresses and figures are those of PaddleDetection's READMEs; nothing
-was downloaded for this table, so a sum is given only where somebody has published one.
+A table, and nothing that reads or downloads (`public.weights.download` does).  Addresses and figures are those of
+PaddleDetection's READMEs and of torchvision's own table; nothing was downloaded for this one, so a sum is given only where
+somebody has published it: torchvision's file names have the first eight digits of theirs in them.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+from public.files import REPOSITORY
 
 PADDLE = "https://paddledet.bj.bcebos.com/models"
+TORCHVISION = "https://download.pytorch.org/models"
 PADDLE_OBJECTS365 = "https://bj.bcebos.com/v1/paddledet/models/pretrained"  # as configs/ppyoloe/objects365 writes it
 
 
@@ -22,7 +28,8 @@ class KnownWeights:
         source: whose file it is and what it was trained on.
         num_classes: of the file; None for a backbone alone.
         published: the figure its makers state, in their words.
-        sha256: of `original`, where it is known, and `sha256_source`, who has published it.
+        sha256: of `original`, where it is known, or its beginning, and `sha256_source`, who has published it.
+        project: as the converter calls it.
     """
 
     name: str
@@ -34,6 +41,7 @@ class KnownWeights:
     published: str
     sha256: str | None = None
     sha256_source: str = ""
+    project: str = "paddle"
 
     @property
     def backbone_only(self) -> bool:
@@ -43,7 +51,22 @@ class KnownWeights:
     def command(self) -> str:
         """The command that makes it, typed in the repository with `original` beside."""
         flag = " --backbone_only" if self.backbone_only else ""
-        return f"python -m public.weights.convert paddle {self.model} {self.original} -o pretrained/{self.name}{flag}"
+        return f"python -m public.weights.convert {self.project} {self.model} {self.original} -o pretrained/{self.name}{flag}"
+
+    @property
+    def short_name(self) -> str:
+        """What a person types: `name` without its ending."""
+        return self.name.removesuffix(".pth")
+
+    @property
+    def path(self) -> Path:
+        """Where it lies in this repository, or would."""
+        return REPOSITORY / "pretrained" / self.name
+
+    @property
+    def licence(self) -> str:
+        """Under which terms its makers offer it, in a line."""
+        return LICENCES[self.project]
 
 
 def _coco(model: str, name: str, original: str, figure: str) -> KnownWeights:
@@ -113,14 +136,78 @@ KNOWN = (
 )
 
 
+# torchvision's IMAGENET1K_V1: the weights of the papers' recipes.  The figures are those of its table.
+CLASSIFIERS = tuple(
+    KnownWeights(
+        name=f"{model}_imagenet.pth",
+        model=model,
+        original=f"{original}-{digits}.pth",
+        url=f"{TORCHVISION}/{original}-{digits}.pth",
+        source="torchvision, ImageNet",
+        num_classes=1000,
+        published=f"top-1 accuracy {accuracy} % on ImageNet's validation pictures",
+        sha256=digits,
+        sha256_source="its file name",
+        project="torchvision",
+    )
+    for model, original, digits, accuracy in (
+        ("resnet18", "resnet18", "f37072fd", "69.758"),
+        ("resnet34", "resnet34", "b627a593", "73.314"),
+        ("resnet50", "resnet50", "0676ba61", "76.13"),
+        ("resnet101", "resnet101", "63fe2227", "77.374"),
+        ("resnet152", "resnet152", "394f9c45", "78.312"),
+        ("efficientnet_b0", "efficientnet_b0_rwightman", "7f5810bc", "77.692"),
+        ("efficientnet_b1", "efficientnet_b1_rwightman", "bac287d4", "78.642"),
+        ("efficientnet_b2", "efficientnet_b2_rwightman", "c35c1473", "80.608"),
+        ("efficientnet_b3", "efficientnet_b3_rwightman", "b3899882", "82.008"),
+        ("regnety_400mf", "regnet_y_400mf", "c65dace8", "74.046"),
+        ("regnety_1_6gf", "regnet_y_1_6gf", "b11a554e", "77.95"),
+        ("regnety_3_2gf", "regnet_y_3_2gf", "b5a9779c", "78.948"),
+    )
+)
+LICENCES = {
+    "paddle": "Apache-2.0, as PaddleDetection states for its code and models; the pictures it was trained on have terms of "
+    "their own",
+    "torchvision": "BSD-3-Clause for torchvision's code, whose README says that weights may have terms of their own, derived "
+    "from the data that they were trained on",
+}
+
+
+def all_known() -> tuple[KnownWeights, ...]:
+    """Every file that is known by name."""
+    return (*KNOWN, *CLASSIFIERS)
+
+
 def by_name(name: str) -> KnownWeights | None:
     """The known weights whose file under pretrained/ is called `name`, or None."""
-    return next((known for known in KNOWN if known.name == name), None)
+    return next((known for known in all_known() if known.name == name), None)
+
+
+def of_network(name: str) -> KnownWeights | None:
+    """The whole weights that `name` means: those of this short name, or the first of the network of this name; or None."""
+    whole = [known for known in all_known() if not known.backbone_only]
+    named = [known for known in whole if known.short_name == name]
+    return next(iter([*named, *(known for known in whole if known.model == name)]), None)
 
 
 def by_original(original: str) -> KnownWeights | None:
     """The known weights that are made from a file called `original`, or None."""
-    return next((known for known in KNOWN if known.original == original), None)
+    return next((known for known in all_known() if known.original == original), None)
+
+
+def find_known(place: str | Path) -> Path | None:
+    """The weights that `place`, which is the name of a network or of a known file, means; None: it is no such name.
+
+    Raises:
+        FileNotFoundError: they are known and not there; saying what to type.
+    """
+    known = of_network(os.fspath(place))
+    if known is None or known.path.is_file():
+        return None if known is None else known.path
+    raise FileNotFoundError(
+        f"{place} means the weights {known.path} ({known.source}, {known.published}), which are not there. To fetch and "
+        f"convert them: python -m public.weights.download {known.short_name}"
+    )
 
 
 def how_to_get(path: str) -> str:
@@ -132,7 +219,10 @@ def how_to_get(path: str) -> str:
             "Put a checkpoint there: best.pth of a run, or weights that python -m public.weights.convert made. "
             "pretrained/README.md lists the weights that are known by name"
         )
-    return f"It is made from {known.original} ({known.source}): download {known.url} and run: {known.command}"
+    return (
+        f"It is made from {known.original} ({known.source}). To fetch and convert it: python -m public.weights.download "
+        f"{known.short_name}; or download {known.url} and run: {known.command}"
+    )
 
 
 def check_sha256(original: str, sha256: str) -> str:
@@ -146,7 +236,7 @@ def check_sha256(original: str, sha256: str) -> str:
         return "no file of the list in pretrained/README.md"
     if known.sha256 is None:
         return f"the name of a known file, {known.source}, of which no sum is known: not checked"
-    if sha256 != known.sha256:
+    if not sha256.startswith(known.sha256):
         raise ValueError(
             f"{original} has the sha256 {sha256}, but the known file of this name, {known.url}, has {known.sha256} "
             f"(according to {known.sha256_source}). Download it again, or rename it if it is meant to be another file"

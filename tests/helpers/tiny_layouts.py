@@ -1,6 +1,6 @@
 """Writes tiny data where an experiment's own settings look for them, for any classes.
 
-Layouts: VOC, COCO, CIFAR's archives, class folders.
+Layouts: VOC, COCO, YOLO labels, CIFAR's archives, class folders; and `Split`s of them.
 """
 
 import dataclasses
@@ -13,9 +13,11 @@ import numpy as np
 from public.config import ClassificationConfig, TrainingConfig, replace
 from public.datasets.cifar import OFFICIAL, Cifar
 from public.datasets.coco import Coco
+from public.datasets.combine import Split
 from public.datasets.image_folder import ImageFolder
 from public.datasets.preparing.cifar_writer import write_cifar100_part, write_pickle
-from public.datasets.voc import Voc
+from public.datasets.voc import Places, Voc
+from public.datasets.yolo import Yolo
 from public.transforms.detection import BatchRandomResize
 from tests.helpers.tiny_data import make_picture, write_picture, write_voc_xml
 
@@ -80,9 +82,15 @@ def _shrunk_transform(transform, side: int):
 
 def _write(data, data_root: Path, num_classes: int, num_images: int, rng: np.random.Generator) -> None:
     names = getattr(data, "classes", None) or tuple(f"class {k}" for k in range(num_classes))
-    if isinstance(data, Voc):
+    if isinstance(data, Split) and isinstance(data.data, ImageFolder):
+        _write_class_folders(data_root / data.data.folder, names, np.random.default_rng(0), count=8)
+    elif isinstance(data, Split):
+        _write(data.data, data_root, num_classes, 4 * num_images, np.random.default_rng(0))  # the same for both parts
+    elif isinstance(data, Voc):
         for source in data.sources:
-            _write_voc(data_root, source, names, num_images, rng)
+            _write_voc(data_root, source, Places(data.annotations, data.images), names, num_images, rng)
+    elif isinstance(data, Yolo):
+        _write_yolo(data_root / data.data, data.split, names, num_images, rng)
     elif isinstance(data, Coco):
         _write_coco(data_root, data, names, num_images, rng)
     elif isinstance(data, Cifar):
@@ -102,17 +110,37 @@ def _pictures(num_images: int, num_classes: int, rng: np.random.Generator):
         yield image, [] if is_empty else boxes, [] if is_empty else [labels_of_colors[color] for color in colors]
 
 
-def _write_voc(data_root: Path, source: str, names: tuple[str, ...], num_images: int, rng: np.random.Generator) -> None:
+def _write_voc(
+    data_root: Path, source: str, places: Places, names: tuple[str, ...], num_images: int, rng: np.random.Generator
+) -> None:
     folder, _, split = source.rpartition("/")
     root = data_root / folder
-    image_ids = [f"{source.replace('/', '_')}_{number}" for number in range(num_images)]
+    image_ids = [f"{source.replace('/', '_').replace('*', 'all')}_{number}" for number in range(num_images)]
     for image_id, (image, boxes, labels) in zip(image_ids, _pictures(num_images, len(names), rng)):
-        write_picture(root / "JPEGImages" / f"{image_id}.jpg", image)
+        write_picture(root / places.images / f"{image_id}.jpg", image)
         objects = [(names[label], box, False) for label, box in zip(labels, boxes)]
-        write_voc_xml(root / "Annotations" / f"{image_id}.xml", size=SIZE, objects=objects)
+        write_voc_xml(root / places.annotations / f"{image_id}.xml", size=SIZE, objects=objects)
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{image_id}\n" for image_id in image_ids))
+
+
+def _write_yolo(data: Path, split: str, names: tuple[str, ...], num_images: int, rng: np.random.Generator) -> None:
+    """A data.yaml that names train, val and test, and the pictures of one of them; or a text of names and its pictures."""
+    height, width = SIZE
+    part = "" if split == "all" else split
+    for number, (image, boxes, labels) in enumerate(_pictures(num_images, len(names), rng)):
+        write_picture(data.parent / "images" / part / f"{split}_{number}.jpg", image)
+        rows = [
+            (label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            for label, (x1, y1, x2, y2) in zip(labels, boxes)
+        ]
+        text = data.parent / "labels" / part / f"{split}_{number}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    is_yaml = data.suffix in (".yaml", ".yml")
+    places = "".join(f"{name}: images/{name}\n" for name in ("train", "val", "test"))
+    data.write_text(f"{places}names: {list(names)}\n" if is_yaml else "".join(f"{name}\n" for name in names))
 
 
 def _write_coco(data_root: Path, data: Coco, names: tuple[str, ...], num_images: int, rng: np.random.Generator) -> None:
@@ -122,7 +150,8 @@ def _write_coco(data_root: Path, data: Coco, names: tuple[str, ...], num_images:
     content["categories"] = [{"id": number, "name": name} for number, name in zip(category_ids, names)]
     for image_id, (image, boxes, labels) in enumerate(_pictures(num_images, len(names), rng), start=1):
         file_name = f"patch{image_id % 2}/{image_id:012d}.jpg"
-        write_picture(data_root / data.images / file_name, image)
+        folder = (data_root / data.annotations).parent if data.images is None else data_root / data.images
+        write_picture(folder / file_name, image)
         content["images"].append({"id": image_id, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]})
         for (x1, y1, x2, y2), label in zip(boxes, labels):
             size = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
@@ -144,10 +173,12 @@ def _write_cifar(archive: Path, split: str, names: tuple[str, ...], num_images: 
     )
 
 
-def _write_class_folders(folder: Path, names: tuple[str, ...], rng: np.random.Generator) -> None:
+def _write_class_folders(folder: Path, names: tuple[str, ...], rng: np.random.Generator, count: int = 1) -> None:
+    """`count` pictures of each class."""
     for number, name in enumerate(names):
         class_folder = folder / name.replace("class ", "n")
-        class_folder.mkdir(parents=True)
-        is_written, encoded = cv2.imencode(".png", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        assert is_written
-        (class_folder / f"{number}.png").write_bytes(encoded.tobytes())
+        class_folder.mkdir(parents=True, exist_ok=True)
+        for copy in range(count):
+            is_written, encoded = cv2.imencode(".png", rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            assert is_written
+            (class_folder / f"{number + copy * len(names)}.png").write_bytes(encoded.tobytes())

@@ -33,6 +33,7 @@ FOLDERS = "tests/promises/test_real_pictures.py::test_real_class_folders_train_a
 CLASSES = "tests/scripts/test_classify.py::"
 CONVERTED = "tests/models/test_convert.py::test_the_command_writes_a_detector_for_real_images"
 CLASSIFIER = "tests/models/test_convert_classifiers.py::test_command"
+DOWNLOADED = "tests/models/test_download_weights.py::"
 REPRODUCED = "tests/scripts/test_reproduce.py::"
 TYPED = "tests/promises/test_typed_commands.py::test_train_run_it_twice_and_evaluate"
 RUN_BY = {  # command, as a page writes it: the test that runs it, or one that differs in names alone
@@ -68,6 +69,17 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     ),
     "python -m public.weights.convert paddle ppyoloe_s ppyoloe_crn_s_300e_coco.pdparams -o pretrained/ppyoloe_s_coco.pth": (
         CONVERTED
+    ),
+    "python -m public.weights.download ppyoloe_plus_s_coco": DOWNLOADED + "test_the_command",
+    "python -m public.weights.download --list": DOWNLOADED + "test_the_command",
+    "python -m public.test_scripts.detect ppyoloe_plus_s street.jpg": (
+        DOWNLOADED + "test_weights_are_used_by_name_and_missed_with_what_to_type"
+    ),
+    "python -m public.weights.repack path/to/best.pth best.safetensors": (
+        DOWNLOADED + "test_a_checkpoint_goes_to_safetensors_and_back"
+    ),
+    "python -m public.test_scripts.new_experiment flowers --from imagenet_experiments/resnet18 --data flowers/": (
+        "tests/scripts/test_new_experiment.py::test_a_step_of_training_from_the_written_page"
     ),
     "python -m public.weights.convert --help": "tests/promises/test_documentation.py::test_help_is_there",
     "python -m public.weights.convert torchvision resnet18 resnet18-f37072fd.pth -o pretrained/resnet18_imagenet.pth": (

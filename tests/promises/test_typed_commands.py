@@ -21,6 +21,7 @@ from public.datasets.shapes import draw_shapes
 from public.models import create_model
 from public.runs.experiment import load_experiment
 from tests.helpers.documents import blocks, read
+from tests.helpers.drawn_layouts import LAYOUTS
 from tests.helpers.tiny_data import write_picture
 from tests.helpers.tiny_layouts import write_layout
 from tests.helpers.typed import Clone
@@ -47,8 +48,14 @@ WALKS = {  # name: commands in their order
         f"{DETECT} path/to/best.pth photos/ --recursive --score_threshold 0.5 --output found",
         f"public/test_scripts/detect_single_image.sh {DEMO} street.jpg",
     ),
-    "own data": (
+    "new experiment": (
         "python -m public.test_scripts.check_dataset mine/",
+        "python -m public.test_scripts.show_data mine/",
+        "python -m public.test_scripts.new_experiment mine --from ppyoloe_xs_bccd --data mine/",
+        "cd detection_experiments/mine",
+        f"python train.py {DATA}",
+    ),
+    "own data": (
         "mkdir detection_experiments/mine",
         "cp detection_experiments/ppyoloe_xs_bccd/{config.py,train.py,test.sh} detection_experiments/mine/",
         f"python -m public.test_scripts.show_data detection_experiments/mine {DATA}",
@@ -180,7 +187,7 @@ def lay_over(page: Path, block: str) -> None:
 
 @pytest.mark.slow
 def test_own_data(tmp_path):
-    """The steps of docs/own_data.md: look, copy, write what the page says, in each of its three ways, show, train."""
+    """The steps by hand of docs/own_data.md: copy, write what the page says, in each of its four ways, show, train."""
     clone = Clone(tmp_path / "clone", tmp_path / "data")
     clone.copy("detection_experiments/ppyoloe_xs_bccd")
     clone.fill["<folder that holds mine/>"] = str(clone.data_root)
@@ -188,13 +195,13 @@ def test_own_data(tmp_path):
         "python train.py": "--max_steps 1 --num_workers 0",
         "python -m public.test_scripts.show": "--num_images 4",
     }
-    check, make, copy, show, enter, train = WALKS["own data"]
+    make, copy, show, enter, train = WALKS["own data"]
     clone.type(make)
     clone.type(copy)
     page = clone.root / "detection_experiments" / "mine" / "config.py"
     original = page.read_text()
-    in_voc, in_coco, split = blocks(read("docs/own_data.md"), "python")
-    for block in (in_coco, in_voc, split):
+    in_voc, in_coco, in_yolo, split = blocks(read("docs/own_data.md"), "python")
+    for block in (in_coco, in_yolo, in_voc, split):
         page.write_text(original)
         lay_over(page, in_voc)
         lay_over(page, block)
@@ -202,11 +209,31 @@ def test_own_data(tmp_path):
             write_layout(load_experiment(page.parent).config, clone.data_root, num_images=12)
         clone.type(show)
         (clone.folder / "mine_train_samples.jpg").unlink()
-    before = {path: path.read_bytes() for path in clone.data_root.rglob("*") if path.is_file()}
-    clone.folder = clone.data_root
-    assert "cat" in clone.type(check)
-    after = {path: path.read_bytes() for path in (clone.data_root / "mine").rglob("*") if path.is_file()}
-    assert after == before, "it never writes into the user's data"
+    clone.type(enter)
+    assert "digests after step 1" in clone.type(train)
+
+
+@pytest.mark.slow
+def test_a_new_experiment(tmp_path):
+    """As a new user does: data in the folder of the repository, two commands to a training."""
+    clone = Clone(tmp_path / "clone", tmp_path / "data")
+    clone.copy("detection_experiments/ppyoloe_xs_bccd")
+    LAYOUTS["two folders"].write(clone.root / "mine")
+    before = {path: path.read_bytes() for path in (clone.root / "mine").rglob("*") if path.is_file()}
+    clone.fill["<folder that holds mine/>"] = str(clone.root)
+    clone.shorten |= {
+        "python train.py": "--max_steps 1 --num_workers 0",
+        "python -m public.test_scripts.show": "--num_images 4",
+    }
+    check, show, new, enter, train = WALKS["new experiment"]
+    for command in (check, show, new):
+        assert "VOC xml in mine/annotations/ and pictures in mine/images/" in clone.type(command)
+    assert (clone.root / "mine_check/report.txt").is_file()
+    assert (clone.root / "mine_all_samples.jpg").is_file()
+    written = clone.root / "detection_experiments/mine"
+    assert {file.name for file in (written / "runs/data").iterdir()} >= {"report.txt", "train_samples.jpg"}
+    after = {path: path.read_bytes() for path in (clone.root / "mine").rglob("*") if path.is_file()}
+    assert after == before, "nothing is written into the user's data"
     clone.type(enter)
     assert "digests after step 1" in clone.type(train)
 

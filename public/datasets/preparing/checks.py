@@ -17,7 +17,7 @@ from public.datasets.annotations import Annotations
 from public.datasets.defects import Defect
 from public.datasets.pictures import check_size, load_picture
 from public.datasets.preparing.similarity import find_near, perceptual_hash
-from public.datasets.voc import PICTURE_EXTENSIONS, is_class_line, list_split
+from public.datasets.voc import PICTURE_EXTENSIONS, VOC_PLACES, Places, is_class_line, list_split
 from public.files import allow_open_files
 from public.folders import files_under, look_into
 from public.input import ImageError, read_size
@@ -199,15 +199,18 @@ def voc_splits(folder: str | os.PathLike) -> dict[str, list[str]]:
     return {name: ids for name, ids in all_lists(folder).items() if not ids or not all(map(is_class_line, ids))}
 
 
-def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> list[Defect]:
+def check_voc_lists(
+    folder: str | os.PathLike, splits: dict[str, list[str]], places: Places = VOC_PLACES
+) -> list[Defect]:
     """Ids that a list names twice or that have no xml, and pictures without xml."""
     defects = []
-    known = _stems(os.path.join(folder, "Annotations"), (".xml",))
+    annotations = os.path.normpath(os.path.join(folder, places.annotations))
+    known = _stems(annotations, (".xml",))
     for split, image_ids in splits.items():
         listing = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
         met = set()
         for line, image_id in enumerate(image_ids, start=1):
-            file = os.path.join(folder, "Annotations", f"{image_id}.xml")
+            file = os.path.join(annotations, f"{image_id}.xml")
             if image_id in met:
                 text = f"{listing}, line {line}: image {image_id!r} is listed twice. Each image counts once."
                 defects.append(Defect("duplicate id", listing, text, image_id))
@@ -215,19 +218,25 @@ def check_voc_lists(folder: str | os.PathLike, splits: dict[str, list[str]]) -> 
                 text = f"{file}: missing, though {listing} lists the image"
                 defects.append(Defect("missing annotation", file, text))
             met.add(image_id)
-    for image_id, file in sorted(_stems(os.path.join(folder, "JPEGImages"), PICTURE_EXTENSIONS).items()):
+    images = os.path.normpath(os.path.join(folder, places.images))
+    for image_id, file in sorted(_stems(images, PICTURE_EXTENSIONS).items()):
         if image_id not in known:
-            text = f"{file}: no file Annotations/{image_id}.xml; the picture is never used"
+            xml = os.path.normpath(os.path.join(places.annotations, f"{image_id}.xml"))
+            text = f"{file}: no file {xml}; the picture is never used"
             defects.append(Defect("picture without annotation", file, text))
     return defects
 
 
-def forgive_unlisted(defects: list[Defect], splits: dict[str, list[str]]) -> list[Defect]:
-    """`defects`, where a picture that is missing is only a warning if no list names it, and there are lists."""
+def forgive_unlisted(defects: list[Defect], splits: dict[str, list[str]], images: str | os.PathLike) -> list[Defect]:
+    """`defects`, where a picture that is missing is only a warning if no list names it, and there are lists.
+
+    Args:
+        images: the folder of the pictures.
+    """
     listed = {image_id for image_ids in splits.values() for image_id in image_ids}
     result = []
     for defect in defects:
-        image_id = os.path.splitext(defect.file)[0].rpartition("JPEGImages" + os.sep)[2]
+        image_id = os.path.relpath(os.path.splitext(defect.file)[0], images)
         if defect.kind == "missing picture" and splits and image_id not in listed:
             defect = defect._replace(kind="annotation without picture")
         result.append(defect)

@@ -39,16 +39,21 @@ TEMPORARY_CODES = (408, 429, 500, 502, 503, 504)  # HTTP: try again
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """One file to fetch: where it is, its length in bytes, its digest, and a known mirror to name where it fails."""
+    """One file to fetch: where it is, its length in bytes, its digest, and a known mirror to name where it fails.
+
+    Where the length is not known it is the server's that counts; of a digest, its beginning may be known, or nothing.
+    """
 
     url: str
-    size: int
-    sha256: str
+    size: int | None
+    sha256: str | None
     mirror: str | None = MIRROR
+    elsewhere: str | None = None  # what to try where it fails, in words; None: --mirror
+    file: str | None = None  # its name, where the address does not end in it
 
     @property
     def name(self) -> str:
-        return posixpath.basename(self.url)
+        return self.file or posixpath.basename(self.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +162,8 @@ def check_space(name: str, archives: tuple[Archive, ...], folder: Path) -> None:
     """
     needed = 0
     for archive in archives:
+        if archive.size is None:
+            continue
         received = sum(_size(folder / file) for file in (archive.name, f"{archive.name}.part"))
         needed += archive.size + max(archive.size - received, 0)
     free = shutil.disk_usage(folder).free
@@ -174,8 +181,13 @@ def _size(path):
 # ------------------------------------------------------------------------------------------------- transfer
 
 
-def fetch(archive: Archive, folder: Path, *, mirror: str | None, wait: float) -> Path:
+def fetch(archive: Archive, folder: Path, *, mirror: str | None, wait: float, keep_refused: bool = False) -> Path:
     """The archive in `folder`, with the right digest; fetched unless it is there, from where an earlier call stopped.
+
+    Args:
+        mirror: a folder on the web that holds it by its name; None takes its own address.
+        wait: seconds before the second attempt; each further one waits twice as long.
+        keep_refused: what was received with a wrong digest stays, as <name>.refused; otherwise it is deleted.
 
     Raises:
         OSError: it cannot be had; the message names the address and the remedy.
@@ -189,46 +201,55 @@ def fetch(archive: Archive, folder: Path, *, mirror: str | None, wait: float) ->
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url}: a mirror has to begin with http:// or https://")
     _receive(archive, url, part, wait)
+    refused = path.with_name(f"{path.name}.refused")
+    fate = f"It is kept as {refused.name}" if keep_refused else "It is deleted"
     try:
-        _check_digest(part, archive, "It is deleted; run this again, perhaps with another --mirror.")
+        _check_digest(part, archive, f"{fate}; run this again, perhaps with {_elsewhere(archive, url)}.")
     except ValueError:
-        part.unlink()
+        if keep_refused:
+            os.replace(part, refused)
+        else:
+            part.unlink()
         raise
     os.replace(part, path)
     return path
 
 
 def _check_digest(path, archive, remedy):
+    if archive.sha256 is None:
+        return
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
+    if not found.startswith(archive.sha256):
+        rule = "has to be" if len(archive.sha256) == len(found) else "has to begin with"
         raise ValueError(
-            f"{path}: its sha256 is {found}, that of {archive.name} has to be {archive.sha256}: the content is damaged "
-            f"or another file's. {remedy}"
+            f"{path}: its sha256 is {found}, that of {archive.name} {rule} {archive.sha256}: the content is damaged or "
+            f"another file's. {remedy}"
         )
 
 
 def _receive(archive, url, part, wait):
     """Fills `part`, in as many transfers as it takes; gives up after NUM_ATTEMPTS in a row that brought nothing new."""
-    most, failures = _size(part), 0
-    if most > archive.size:
-        raise ValueError(f"{part} has {most} bytes, more than the {archive.size} of {archive.name}; delete it")
-    while _size(part) < archive.size:
+    most, failures, total = _size(part), 0, archive.size
+    if total is not None and most > total:
+        raise ValueError(f"{part} has {most} bytes, more than the {total} of {archive.name}; delete it")
+    while total is None or _size(part) < total:
         try:
-            _transfer(archive, url, part)
-            reason = f"the connection ended after {_size(part)} of {archive.size} bytes"
+            total = _transfer(archive, url, part)
+            reason = f"the connection ended after {_size(part)} of {total} bytes"
         except _FinalError:
             raise
         except (OSError, http.client.HTTPException) as error:
             reason = _reason(error, url, archive)
-        if _size(part) >= archive.size:
+        if total is not None and _size(part) >= total:
             return
         failures = 0 if _size(part) > most else failures + 1
         most = max(most, _size(part))
         if failures == NUM_ATTEMPTS:
             raise OSError(
                 f"{url}: given up after {failures} attempts without a new byte, the last time because {reason}. {part} has "
-                f"{_size(part)} of {archive.size} bytes; run this again to resume, perhaps with {_elsewhere(archive, url)}"
+                f"{_size(part)} of {total or 'unknown'} bytes; run this again to resume, perhaps with "
+                f"{_elsewhere(archive, url)}"
             )
         tqdm.write(f"{archive.name}: {reason}; trying again")
         time.sleep(wait * 2 ** max(failures - 1, 0))
@@ -248,50 +269,71 @@ def _reason(error, url, archive):
 
 
 def _elsewhere(archive, url):
+    if archive.elsewhere is not None:
+        return archive.elsewhere
     if archive.mirror is None:
         return "--mirror and an address that holds it"
     return f"--mirror {archive.mirror}" if not url.startswith(archive.mirror) else "no --mirror, or another one"
 
 
 def _transfer(archive, url, part):
-    """One request for what `part` lacks; returns at the end of the answer, which may come early."""
-    answer, start = _ask(archive, url, _size(part))
+    """One request for what `part` lacks; the length of the whole, at the end of the answer, which may come early."""
+    answer, start, total = _ask(archive, url, _size(part))
+    if answer is None:
+        return total
     _cut(part, start)
     with answer, open(part, "ab", buffering=0) as file:
-        bar = tqdm(total=archive.size, initial=start, unit="B", unit_scale=True, desc=archive.name, disable=None)
+        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=archive.name, disable=None)
         with bar:
             received = start
             while chunk := answer.read1(CHUNK):
                 received += len(chunk)
-                if received > archive.size:
+                if total is not None and received > total:
                     raise _FinalError(
-                        f"{url}: the server sends more than the {archive.size} bytes of {archive.name}: it is another "
+                        f"{url}: the server sends more than the {total} bytes of {archive.name}: it is another "
                         f"file. Try {_elsewhere(archive, url)}"
                     )
                 _write(file, chunk, part)
                 bar.update(len(chunk))
+    return received if total is None else total
 
 
 def _ask(archive, url, offset):
-    """(the server's answer, the byte it begins with): `offset`, or 0 where the server does not resume."""
+    """(the server's answer, the byte it begins with, the length of the whole).
+
+    The answer begins with byte `offset`, or 0 where the server does not resume; there is none where nothing is lacking.
+    The length is None where neither the archive nor the server says it: then the end of the answer is the end.
+    """
     headers = {"User-Agent": "encore", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{offset}":  # all of it is there
+            error.close()
+            return None, offset, offset
+        if error.code == 416:
+            raise _FinalError(
+                f"{url}: the server has fewer than the {offset} bytes that were received before, which so are another "
+                f"file's; move {archive.name}.part away and run this again"
+            ) from error
+        raise
     if answer.status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
         start, total = (int(span[1]), int(span[2])) if span else (None, None)
     else:
-        start, total = 0, int(answer.headers.get("Content-Length") or archive.size)
-    if start not in (0, offset) or total != archive.size:
+        length = answer.headers.get("Content-Length")
+        start, total = 0, int(length) if length else archive.size
+    if start not in (0, offset) or (archive.size is not None and total != archive.size):
         answer.close()
         raise _FinalError(
-            f"{url}: the server offers {total} bytes from byte {start} on, {archive.name} has {archive.size}, wanted from "
-            f"byte {offset} on: it is another file. Try {_elsewhere(archive, url)}"
+            f"{url}: the server offers {total} bytes from byte {start} on, {archive.name} has {archive.size or total}, "
+            f"wanted from byte {offset} on: it is another file. Try {_elsewhere(archive, url)}"
         )
     if start < offset:
         tqdm.write(f"{archive.name}: the server does not resume; {offset} bytes are fetched again")
-    return answer, start
+    return answer, start, total
 
 
 def _cut(part, length):
