@@ -134,7 +134,12 @@ def _classifier(
                 "keyword out, or train from initial values"
             )
     num_classes = published_classes(name) if num_classes is None else num_classes
-    return build(name, num_classes=num_classes, in_chans=in_chans, **(needed | changes))
+    try:
+        return build(name, num_classes=num_classes, in_chans=in_chans, **(needed | changes))
+    except TypeError as error:
+        if not needed.keys() - changes.keys():
+            raise
+        raise ValueError(f"{pretrained}: {name} cannot be built with the keywords of its weights: {error}") from error
 
 
 def _keywords_of(path: Path) -> dict[str, Any]:

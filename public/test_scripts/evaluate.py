@@ -69,6 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> dict:
     _check_options(config, arguments)
     device = processes.choose_device(arguments.device)
     checkpoint = load_checkpoint(path)
+    if "class_names" not in checkpoint:
+        raise ValueError(f"{path} lacks class_names: those of a run have them, such as its best.pth")
     limit = arguments.limit_images
     if limit is None and experiment.run is not None:
         limit = RunFolder(experiment.run).manifest["identity"]["limit_images"]

@@ -371,3 +371,12 @@ def test_unknown_keyword_of_a_classifier_is_an_error():
 def test_pretrained_names_a_checkpoint(pretrained):
     with pytest.raises(TypeError, match=r"Name a checkpoint, such as python -m public\.weights\.convert makes"):
         create_model("resnet18", pretrained=pretrained)
+
+
+@pytest.mark.parametrize("keywords", [{"nonsense": 1}, {"num_classes": 3}, {"zero_init": True, "": 2}])
+def test_keywords_of_a_file_that_no_network_has_are_named_with_it(keywords, tmp_path):
+    torch.save({"model": {}, "keywords": keywords}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: .*keywords of its weights"):
+        create_model("shufflenetv2_x0_5", num_classes=2, pretrained=tmp_path / "a.pth")
+    with pytest.raises(TypeError):
+        create_model("shufflenetv2_x0_5", num_classes=2, nonsense=1)
