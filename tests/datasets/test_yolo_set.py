@@ -263,7 +263,7 @@ def test_it_stands_where_the_others_stand(mine):
 
 
 def test_settings_are_checked():
-    with pytest.raises(SettingError, match=r"Yolo.classes is the text 'ab'"):
+    with pytest.raises(SettingError, match=r"Yolo[.:] ?classes is the text 'ab'"):
         Yolo(data="a.yaml", split="train", classes="ab", keep_empty_images=True)
     with pytest.raises(SettingError, match=r"Yolo.split is 'valid'; it must be train or val or test or all"):
         Yolo(data="a.yaml", split="valid", classes=None, keep_empty_images=True)
