@@ -158,7 +158,7 @@ LIVE = {
     "subprocess.Popen": lambda marker: Calls(subprocess.Popen, ["touch", str(marker)]),
     "functools.partial": lambda marker: Calls(functools.partial(make_marker, str(marker))),
     f"{__name__}.make_marker": lambda marker: Calls(make_marker, str(marker)),
-    "io.open": lambda marker: Calls(io.open, str(marker), "w"),
+    f"{io.open.__module__}.open": lambda marker: Calls(io.open, str(marker), "w"),
 }
 
 
