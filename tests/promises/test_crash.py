@@ -8,21 +8,21 @@ import pytest
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.crash_harness import EXPERIMENTS, SABOTAGE, Harness, differences
 
-SHORT = ("--epochs", "2", "--num_pictures", "0")
+SHORT = {"detection": ("--epochs", "2", "--num_pictures", "0"), "classification": ()}  # flags of every start
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
 def undisturbed(request, tmp_path_factory):
     """An experiment, a run of it that nothing disturbed, and a harness that knows how long it takes."""
     experiment = EXPERIMENTS[request.param](tmp_path_factory.mktemp("crash"))
-    harness = Harness(experiment, np.random.default_rng(0), flags=SHORT)
+    harness = Harness(experiment, np.random.default_rng(0), flags=SHORT[request.param])
     return harness, harness.undisturbed().rename(experiment.folder.parent / "reference")
 
 
 def kill_and_compare(undisturbed, kills: int, seed: int, change=None, clock_share: float = 0.5):
     """`kills` kills in as many runs as they last for; where they fell, and what then differs."""
     known, reference = undisturbed
-    harness = Harness(known.experiment, np.random.default_rng(seed), SHORT, change, clock_share)
+    harness = Harness(known.experiment, np.random.default_rng(seed), known.flags, change, clock_share)
     harness.num_events, harness.seconds = known.num_events, known.seconds
     found, left = [], kills
     while left > 0:

@@ -435,7 +435,7 @@ def test_train_py_and_test_sh_at_full_size(name, tmp_path):
     """
     experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
     config = load_experiment(experiment.folder).config
-    write_layout(config, experiment.data_root, num_images=2)
+    write_layout(config, experiment.data_root, num_images=3)
     check_train_and_test(experiment, "--batch_size", "2", "--precision", "float32", num_steps=1)
 
 

@@ -16,6 +16,7 @@ from public import settings
 from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, freeze
 from public.datasets.combine import Joined, Split
 from public.datasets.voc import Voc
+from public.datasets.yolo import Yolo
 from public.families import PUBLISHED
 from public.files import REPOSITORY
 from public.runs.experiment import load_experiment
@@ -29,7 +30,7 @@ from public.transforms.rand_augment import RandAugment
 from public.transforms.rules import Until
 
 ROOMS = ("public.families", "public.datasets", "public.transforms", "public.training", "public.input", "public.config")
-NO_SETTINGS = {"TrainingConfig"}  # the base of the two that a page states
+NO_SETTINGS = {"TrainingConfig", "Layout"}  # the base of the two that a page states; what was found in a folder
 # fields whose values have no type that could be stated: what they hold is checked where it is used
 OPEN_FIELDS = {("ImageClassifier", "options")}
 
@@ -40,6 +41,7 @@ VALUES = [  # of classes that no page names
     Adam(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decay_normalisation=True, decay_bias=True),
     AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decay_normalisation=True, decay_bias=True,
           lr_factors=(("a.", 0.5),)),
+    Yolo(data="a/data.yaml", split="train", classes=None, keep_empty_images=True),
     WarmupMultiStep(warmup_epochs=0, warmup_start=1.0, milestones=(1.5, 2), gamma=0.1),
     ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
     RandAugment(num_changes=2, magnitude=9, fill=(1, 2, 3)),
