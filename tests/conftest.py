@@ -50,6 +50,16 @@ def config(experiment_folder: Path) -> DetectionConfig:
 
 
 @pytest.fixture
+def modes_are_put_back():
+    """Training sets modes of the whole process, which the tests after this one must not see."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
 def figures(monkeypatch) -> list:
     """The figures of matplotlib that the test draws, in their order."""
     drawn = []

@@ -33,7 +33,14 @@ class DenseDecoder:
         """For each image `boxes` (N, 4) in network pixels, `scores` (N,), `labels` (N,) int64, by falling score.
 
         `anchors` (N,) int64 tells which point each box came from.
+
+        Raises:
+            ValueError: a box or a score is NaN or infinite.  A score that is NaN is above no threshold, so that a broken
+                network would find nothing, without a word.
         """
+        all_boxes, all_scores = self.decode(outputs)
+        if not (all_boxes.isfinite().all() & all_scores.isfinite().all()):
+            raise ValueError("the network's outputs are NaN or infinite, so its weights are broken; they find nothing")
         return [
             multiclass_nms(
                 boxes,
@@ -43,5 +50,5 @@ class DenseDecoder:
                 top_k_per_class=self.nms_top_k,
                 keep_top_k=self.keep_top_k,
             )
-            for boxes, scores in zip(*self.decode(outputs))
+            for boxes, scores in zip(all_boxes, all_scores)
         ]

@@ -67,7 +67,12 @@ def best_classes(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.
     """The `count` best classes of each row of logits (N, K), at most K, and their probabilities; best first.
 
     Of equal logits the class with the smaller number comes first.
+
+    Raises:
+        ValueError: logits that are not finite, of which any class would be the best.
     """
+    if not logits.isfinite().all():
+        raise ValueError("the network's outputs are NaN or infinite, so its weights are broken; they name no class")
     values, classes = logits.sort(dim=1, descending=True, stable=True)
     return classes[:, :count], values.softmax(1)[:, :count]
 

@@ -99,3 +99,10 @@ def test_errors_of_the_classes():
     logits = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     found = classify(logits, torch.tensor([0, 1, 1]), range(3))
     assert class_errors(found, np.array([0, 1, 1]), 3) == [(1, 0.0), (2, 50.0), (0, None)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_class_is_the_best_of_broken_outputs(value):
+    """Of one picture too, where no evaluation looks at the logits."""
+    with pytest.raises(ValueError, match="they name no class"):
+        best_classes(torch.tensor([[1.0, value, 2.0]], dtype=torch.float64), 2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from public.decoders.dense import DenseDecoder
 from public.decoders.nms import multiclass_nms
 from public.families import PUBLISHED
 from public.models.detectors.ppyoloe import PPYOLOEOutputs
@@ -121,3 +122,22 @@ def test_decoder_places_a_box_by_hand():
     (found,) = decoder(outputs)
     assert pairs(found) == [(1, 2)]
     assert found["boxes"][0].tolist() == pytest.approx(expected)
+
+
+class Fixed(DenseDecoder):
+    """Boxes and scores that are given."""
+
+    def decode(self, outputs):
+        return outputs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["boxes", "scores"])
+def test_outputs_of_a_broken_network_are_refused(part, value):
+    """In the second of two images; a score that is NaN is above no threshold and would look like an empty picture."""
+    decoder = Fixed(score_threshold=0.3, nms_iou=0.5, nms_top_k=10, keep_top_k=10)
+    outputs = {"boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(2, 3, 1), "scores": torch.full((2, 3, 4), 0.5)}
+    assert [len(found["scores"]) for found in decoder(tuple(outputs.values()))] == [4, 4]
+    outputs[part][1, 2, 3] = value
+    with pytest.raises(ValueError, match="outputs are NaN or infinite"):
+        decoder(tuple(outputs.values()))

@@ -351,16 +351,6 @@ def copied_small(folder: Path, root: Path) -> Path:
     return copy
 
 
-@pytest.fixture
-def modes_are_put_back():
-    """`main` sets modes of the whole process, which the tests after this one must not see."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.set_float32_matmul_precision(before[1])
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="module")
 def layout_of(tmp_path_factory):
     """A function of a page: a folder with tiny data in the layout that it names, made once for all with the same data."""

@@ -8,15 +8,13 @@ differs, in the order of the page.
 import ast
 import functools
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, differences, freeze
+from public.runs import near_copies
 from public.runs.experiment import load_experiment
 from public.training.optimizers import AdamW
 from tests.helpers.places import HELPERS, REPOSITORY
@@ -107,46 +105,8 @@ def test_a_configuration_lists_its_fields_in_the_same_order(kind):
 # ---------------------------------------------------------------------------------------------- near copies
 
 
-def settings_of(value: Any, owner: str = "", name: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting below `value`: the word that its settings object goes by on the page, and its own name.
-
-    An object goes by the keyword that it is given to (`input`), in a tuple by its class (`RandomFlip`); a setting of the
-    page itself has no owner.
-    """
-    if is_dataclass(value):
-        for f in fields(value):
-            yield from settings_of(getattr(value, f.name), name, f.name)
-    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
-        for item in value:
-            yield from settings_of(item, owner, type(item).__name__)
-    else:
-        yield owner, name
-
-
-def different(old: Any, new: Any, owner: str = "", name: str = "") -> list[tuple[str, str]]:
-    """The settings of `new`, as in `settings_of`, that decide a result and have another value in `old`, in the page's order.
-
-    Where a whole object is of another class, or a tuple has other objects, that alone is named.
-    """
-    if freeze(old) == freeze(new):
-        return []
-    if is_dataclass(old) and type(old).__name__ == type(new).__name__:
-        names = [f.name for f in fields(new) if not f.metadata.get("free")]
-        if isinstance(new, TrainingConfig):
-            names.sort(key=SETTINGS.index)
-        return [pair for n in names for pair in different(getattr(old, n), getattr(new, n), name, n)]
-    if isinstance(old, tuple) and isinstance(new, tuple) and any(map(is_dataclass, new)):
-        classes = [[type(item).__name__ for item in side] for side in (old, new)]
-        if classes[0] == classes[1]:
-            return [pair for a, b, kind in zip(old, new, classes[1]) for pair in different(a, b, owner, kind)]
-    return [(owner, name)]
-
-
 def names_of_differences(old: TrainingConfig, new: TrainingConfig) -> list[str]:
-    """What differs, as a reader finds it on the page: `width`, but `input.size` where the page has several sizes."""
-    owners = Counter(name for _, name in set(settings_of(new)))
-    pairs = dict.fromkeys(different(old, new))
-    return [f"{owner}.{name}" if owner and owners[name] > 1 else name for owner, name in pairs]
+    return near_copies.names_of_differences(old, new, SETTINGS)
 
 
 def command_of(folder: Path) -> str:

@@ -297,16 +297,6 @@ def test_a_setting_of_an_inner_line_changes_that_line_alone():
 # ------------------------------------------------------------------------------------------------- training
 
 
-@pytest.fixture
-def modes_are_put_back():
-    """Training sets modes of the whole process, which the tests after this one must not see."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.set_float32_matmul_precision(before[1])
-    torch.set_flush_denormal(False)
-
-
 @pytest.mark.usefixtures("modes_are_put_back")
 @pytest.mark.parametrize(
     "name",
