@@ -51,8 +51,23 @@ def save_figure(path: str | Path, figure: "Figure") -> None:
 
     canvas: Any = figure.canvas
     literal: Any = {"text.parse_math": False, "text.usetex": False}
+    _write_numbers_plainly(figure)
     for text in figure.findobj(Text):
         text.set(parse_math=False, usetex=False)
     with matplotlib.rc_context(literal):  # of texts that are made while the figure is drawn, such as numbers of an axis
         canvas.draw()
     save_image(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+
+
+def _write_numbers_plainly(figure: "Figure") -> None:
+    """matplotlib writes the numbers of a logarithmic axis in TeX, which would be drawn letter by letter."""
+    from matplotlib.ticker import LogFormatter, LogFormatterMathtext
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        for formatter, change in (
+            (axis.get_major_formatter(), axis.set_major_formatter),
+            (axis.get_minor_formatter(), axis.set_minor_formatter),
+        ):
+            if isinstance(formatter, LogFormatterMathtext):
+                base, thresholds = formatter.labelOnlyBase, formatter.minor_thresholds
+                change(LogFormatter(labelOnlyBase=base, minor_thresholds=thresholds))

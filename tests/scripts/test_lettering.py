@@ -131,3 +131,24 @@ def test_a_report_that_fails_is_a_line():
     assert attempts.attempted(notes, "a picture", lambda: 1 / 0) is None
     assert [len(note.splitlines()) for note in notes] == [1, 1]
     assert notes[1] == "a picture failed, all else goes on without it: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("limits", [(1, 8), (0.02, 0.5), (3, 4000), (1, 10**7)])
+def test_numbers_of_logarithmic_axes_are_written_plainly(tmp_path, figures, limits):
+    """Of axes and of the scale beside a picture: matplotlib's own are TeX, `$\\mathdefault{10^{1}}$`."""
+    from matplotlib.colors import LogNorm
+
+    figure = new_figure(4, 4)
+    axes = figure.add_axes((0.2, 0.2, 0.6, 0.6))
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    figure.colorbar(axes.scatter([1, 2], [1, 2], c=limits, norm=LogNorm(*limits)), ax=axes)
+    save_figure(tmp_path / "a.png", figure)
+    texts = [
+        text.get_text()
+        for part in figure.axes
+        for axis in (part.xaxis, part.yaxis)
+        for text in axis.get_ticklabels(which="both")
+    ]
+    numbers = [float(text.replace("\u2212", "-")) for text in texts if text]
+    assert len(numbers) >= 3
+    assert set(numbers) & {number for number in numbers if limits[0] <= number <= limits[1]}
