@@ -16,14 +16,22 @@ class DenseDecoder:
     A detector's decoder derives from it and gives `decode`.
 
     Args:
-        score_threshold, nms_iou, nms_top_k, keep_top_k: see `public.decoders.nms.multiclass_nms`.
+        score_threshold, nms_iou, keep_top_k: see `public.decoders.nms.multiclass_nms`.
+        nms_top_k: candidates that go on: of each class, or of each level, by `candidates_of`.
     """
+
+    candidates_of = "class"  # or "level"
+    is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
 
     def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int, keep_top_k: int):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k
         self.keep_top_k = keep_top_k
+
+    def level_lengths(self, outputs: Any) -> list[int]:
+        """Anchors of each level, for `candidates_of = "level"`: one a cell, unless a detector overrides it."""
+        return [height * width for height, width in outputs.level_sizes]
 
     def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32."""
@@ -41,14 +49,28 @@ class DenseDecoder:
         all_boxes, all_scores = self.decode(outputs)
         if not (all_boxes.isfinite().all() & all_scores.isfinite().all()):
             raise ValueError("the network's outputs are NaN or infinite, so its weights are broken; they find nothing")
+        if self.is_clipped:
+            all_boxes = clip_boxes(all_boxes, outputs.image_size)
+        limits: dict[str, Any] = {"top_k_per_class": self.nms_top_k}
+        if self.candidates_of == "level":
+            limits = {"top_k_per_level": self.nms_top_k, "level_lengths": self.level_lengths(outputs)}
         return [
             multiclass_nms(
                 boxes,
                 scores,
                 score_threshold=self.score_threshold,
                 iou_threshold=self.nms_iou,
-                top_k_per_class=self.nms_top_k,
                 keep_top_k=self.keep_top_k,
+                **limits,
             )
             for boxes, scores in zip(all_boxes, all_scores)
         ]
+
+
+def clip_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Boxes (..., 4) in pixels, cut off at the borders of an image of `image_size` (height, width)."""
+    height, width = image_size
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack(
+        [left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)], dim=-1
+    )

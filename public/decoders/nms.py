@@ -7,6 +7,8 @@ method with the number of boxes and with the device.
 Legend: A anchors, K classes, N candidates (a candidate is a pair of an anchor and a class).
 """
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -16,18 +18,22 @@ def multiclass_nms(
     *,
     score_threshold: float,
     iou_threshold: float,
-    top_k_per_class: int,
     keep_top_k: int,
+    top_k_per_class: int | None = None,
+    top_k_per_level: int | None = None,
+    level_lengths: Sequence[int] = (),
 ) -> dict[str, torch.Tensor]:
     """The best boxes of one image, class by class freed of overlaps.
 
-    Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best.  By falling
-    score, a candidate removes the later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all
-    that remain, the `keep_top_k` best are returned.
+    Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best, each level
+    with its `top_k_per_level` best of all classes together; None: with all.  By falling score, a candidate removes the
+    later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all that remain, the `keep_top_k`
+    best are returned.
 
     Args:
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
         scores: (A, K).
+        level_lengths: how many of the A anchors each level has, for `top_k_per_level`.
 
     Returns:
         `boxes` (N, 4), `scores` (N,), `labels` (N,) int64 and `anchors` (N,) int64, the rows of the input they came
@@ -38,21 +44,27 @@ def multiclass_nms(
     values, order = values.sort(descending=True, stable=True)
     labels, anchors = labels[order], anchors[order]
 
-    is_in_top_k = _rank_in_class(labels, scores.shape[1]) < top_k_per_class
-    values, labels, anchors = values[is_in_top_k], labels[is_in_top_k], anchors[is_in_top_k]
+    if top_k_per_level is not None:
+        ends = torch.tensor(level_lengths, device=anchors.device).cumsum(0)
+        levels = torch.bucketize(anchors, ends, right=True)
+        best = _rank_in_group(levels, len(level_lengths)) < top_k_per_level
+        values, labels, anchors = values[best], labels[best], anchors[best]
+    if top_k_per_class is not None:
+        best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
+        values, labels, anchors = values[best], labels[best], anchors[best]
 
     kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 
 
-def _rank_in_class(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """How many earlier entries of `labels` (N,) equal each entry."""
-    counts = torch.bincount(labels, minlength=num_classes)  # (K,)
+def _rank_in_group(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """How many earlier entries of `groups` (N,), numbers from 0, equal each entry."""
+    counts = torch.bincount(groups, minlength=num_groups)
     starts = counts.cumsum(0) - counts
-    by_class = labels.argsort(stable=True)  # classes one after the other, in each the old order
-    rank = torch.empty_like(labels)
-    rank[by_class] = torch.arange(len(labels), device=labels.device) - starts[labels[by_class]]
+    by_group = groups.argsort(stable=True)  # groups one after the other, in each the old order
+    rank = torch.empty_like(groups)
+    rank[by_group] = torch.arange(len(groups), device=groups.device) - starts[groups[by_group]]
     return rank
 
 

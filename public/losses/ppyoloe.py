@@ -15,6 +15,7 @@ from public.losses.assigners.assignment import Assignment
 from public.losses.box import giou
 from public.losses.distribution_focal import distribution_focal_loss
 from public.losses.focal import varifocal_loss
+from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
 from public.precision import at_least_float32
@@ -128,20 +129,8 @@ class PPYOLOELoss:
         )
 
     def _check(self, outputs, targets: list[dict[str, torch.Tensor]]) -> None:
-        num_images, _, num_classes = outputs.class_logits.shape
-        if len(targets) != num_images:
-            raise ValueError(f"outputs of {num_images} images but {len(targets)} targets; give one dict an image")
-        if num_classes != self.num_classes:
-            raise ValueError(f"the model predicts {num_classes} classes, the loss was built for {self.num_classes}")
-        labels = torch.cat([target["labels"] for target in targets])
-        if len(labels) == 0 or labels.is_cuda:  # a GPU would have to be waited for: there, reading the data has checked
-            return
-        lowest, highest = torch.stack(labels.aminmax()).tolist()
-        if lowest < 0 or highest >= num_classes:
-            raise ValueError(
-                f"labels from {lowest} to {highest}, but the model has {num_classes} classes, 0 to {num_classes - 1}; "
-                f"set num_classes to the number of classes of the data"
-            )
+        num_images, _, predicted = outputs.class_logits.shape
+        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
 
     def _class_loss(self, class_logits: torch.Tensor, assignment: Assignment) -> torch.Tensor:
         """Sum over all points and classes; the target is the score at the assigned class and 0 elsewhere."""

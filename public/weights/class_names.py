@@ -16,6 +16,18 @@ COCO_CLASSES = (  # the names of instances_val2017.json, by rising category id
     "hair drier", "toothbrush",
 )  # fmt: skip
 
+# Category ids that instances_val2017.json leaves free; torchvision's detectors predict by category id and have columns for
+# them, and for 0, the background, which are never a target.
+FREE_COCO_IDS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def _by_category_id() -> tuple[str, ...]:
+    names = iter(COCO_CLASSES)
+    return tuple(f"unused {label}" if label in FREE_COCO_IDS else next(names) for label in range(91))
+
+
+TORCHVISION_COCO_CLASSES = _by_category_id()
+
 
 def class_names(
     num_classes: int, file: Path | None = None, known: tuple[str, ...] = COCO_CLASSES

@@ -4,15 +4,13 @@ Nothing in the file is executed.  Each array is used once, or the file is refuse
 another shape is an error.  Added, and reported, are the counters of torch's BatchNorm, which older files lack.
 """
 
-import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from public.checkpoint_files import SAFETENSORS, digest, is_state, read_safetensors, save_atomic, why_unreadable
+from public.checkpoint_files import digest, save_atomic
 from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.image_classifier import Classifier
@@ -22,15 +20,11 @@ from public.weights.backbones import State, released
 from public.weights.cards import write_card
 from public.weights.class_names import class_names
 from public.weights.pdparams import read_pdparams
+from public.weights.torch_files import read_torch_file
 from public.weights.widen import widen_arrays, widen_tensors
 
 SMALL_SIDE = 64  # images of at most so many pixels, such as CIFAR's, are taken whole
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm
-HASH_IN_NAME = re.compile(
-    r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|tar)"
-)  # torch's model zoo ends names with the sum's beginning
-WRAPPERS = ("state_dict", "model")  # entries under which training programs keep the weights
-PARALLEL = "module."  # how DataParallel and DistributedDataParallel begin the name of every array
 
 
 @dataclass
@@ -110,46 +104,11 @@ def _read_paddle(result: Conversion) -> None:
 
 
 def _read_torch(result: Conversion) -> None:
-    """A state dict that torch.save wrote, alone or under one of WRAPPERS.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds something else, or the sum in its name is not its own.
-    """
-    file = result.file
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    with file.open("rb") as stream:
-        result.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    line = f"{file}: sha256 {result.sha256}"
-    if match := HASH_IN_NAME.search(file.name):
-        if not result.sha256.startswith(match[1]):
-            raise ValueError(f"{file}: its sha256 is {result.sha256}, its name says {match[1]}...; download it again")
-        line += f", as its name says, {match[1]}"
-    result.notes.append(line)
-    try:
-        content = _content(file)
-    except Exception as error:
-        raise ValueError(f"{file} is not a file of weights that can be read safely: {why_unreadable(error)}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            result.left_out |= {name: "beside the weights" for name in content if name != wrapper}
-            content = content[wrapper]
-            break
-    if not is_state(content) or not content:
-        raise ValueError(f"{file} holds no state dict, names with tensors")
-    if all(name.startswith(PARALLEL) for name in content):
-        content = {name.removeprefix(PARALLEL): value for name, value in content.items()}
-        result.notes.append(f"every name began with {PARALLEL!r}, which parallel training adds; it was taken off")
-    result.theirs, lines = widen_tensors(content, file)
+    foreign = read_torch_file(result.file)
+    result.sha256, result.left_out = foreign.sha256, foreign.left_out
+    result.notes += foreign.notes
+    result.theirs, lines = widen_tensors(foreign.tensors, result.file)
     result.notes += lines
-
-
-def _content(file: Path) -> Any:
-    """What torch.save, or safetensors, has written into a file."""
-    if file.suffix == SAFETENSORS:
-        return read_safetensors(file)[0]
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 # ---------------------------------------------------------------------------------------------- the network

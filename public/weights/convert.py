@@ -34,9 +34,10 @@ from public.weights.detectors import released
 from public.weights.detectors.released import Released
 from public.weights.known import check_sha256
 from public.weights.pdparams import read_pdparams
-from public.weights.widen import widen_arrays
+from public.weights.torch_files import read_torch_file
+from public.weights.widen import widen_arrays, widen_tensors
 
-SOURCES = ("paddle", "timm", "torchvision")
+SOURCES = ("mmdet", "paddle", "timm", "torchvision")
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; no other project's files have it
 
 
@@ -49,6 +50,7 @@ class Conversion:
     released: Released  # whose weights they are, and what is known of them
     file: Path
     backbone_only: bool
+    sha256: str = ""  # of the file
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)  # our name -> the file's
     added: list[str] = field(default_factory=list)
@@ -100,18 +102,14 @@ def convert(
         nearest = get_close_matches(model_name, list_models(), n=3) or list_models()
         raise ValueError(f"no published network is called {model_name!r}; did you mean {', '.join(nearest)}?")
     known = released(model_name, source)
-    foreign = read_pdparams(file)
     result = Conversion(
         model_name=model_name, settings=published(model_name), released=known, file=file, backbone_only=backbone_only
     )
-    result.notes.append(f"{file}: sha256 {foreign.sha256}, {check_sha256(file.name, foreign.sha256)}")
-    result.left_out |= foreign.left_out
-    arrays, lines = widen_arrays(foreign.arrays, file)
-    result.notes += lines
+    arrays = (_read_paddle if source == "paddle" else _read_torch)(result)
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
     _complete(result)
     card = _card(result, num_classes, names_file)
-    origin = {"project": source, "file": file.name, "sha256": foreign.sha256}
+    origin = {"project": source, "file": file.name, "sha256": result.sha256}
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
     write_card(output, card | {"converted_from": origin}, digest(result.state))
     return _report(result, output)
@@ -129,6 +127,26 @@ def _card(result: Conversion, num_classes: int | None, names_file: Path | None) 
 
 
 # ---------------------------------------------------------------------------------------------- the file's arrays
+
+
+def _read_paddle(result: Conversion) -> dict[str, np.ndarray]:
+    foreign = read_pdparams(result.file)
+    result.sha256 = foreign.sha256
+    result.notes.append(f"{result.file}: sha256 {foreign.sha256}, {check_sha256(result.file.name, foreign.sha256)}")
+    result.left_out |= foreign.left_out
+    arrays, lines = widen_arrays(foreign.arrays, result.file)
+    result.notes += lines
+    return arrays
+
+
+def _read_torch(result: Conversion) -> dict[str, np.ndarray]:
+    foreign = read_torch_file(result.file)
+    result.sha256 = foreign.sha256
+    result.notes += [*foreign.notes, f"{result.file.name}: {check_sha256(result.file.name, foreign.sha256)}"]
+    result.left_out |= foreign.left_out
+    tensors, lines = widen_tensors(foreign.tensors, result.file)
+    result.notes += lines
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[str, np.ndarray]:
@@ -183,10 +201,13 @@ def _rename(arrays: dict[str, np.ndarray], result: Conversion) -> None:
 
 
 def _with_classes_of(settings, state: dict[str, torch.Tensor]):
-    """`settings` with as many classes as the first class layer in `state` has rows; unchanged where there is none."""
-    layers = _on_meta(settings).class_layers
-    rows = next((len(value) for name, value in state.items() if name.startswith(layers) and value.ndim), None)
-    return settings if rows is None else replace(settings, num_classes=rows)
+    """`settings` with as many classes as the first class layer in `state` has rows for; unchanged where there is none."""
+    model = _on_meta(settings)
+    found = (len(value) for name, value in state.items() if name.startswith(model.class_layers) and value.ndim)
+    rows, rows_per_class = next(found, None), getattr(model, "rows_per_class", 1)
+    if rows is None or rows % rows_per_class:
+        return settings
+    return replace(settings, num_classes=rows // rows_per_class)
 
 
 def _reference(settings, backbone_only: bool) -> dict[str, torch.Tensor]:
@@ -196,15 +217,15 @@ def _reference(settings, backbone_only: bool) -> dict[str, torch.Tensor]:
 
 
 def _differences(reference: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> tuple[list, list, list]:
-    """The names that `state` lacks, learnt factors apart, those it has too many, and those of another shape."""
-    missing = [name for name in reference if name not in state and not name.endswith(ALPHA)]
+    """The names that `state` lacks, learnt factors and counters apart, those it has too many, and those of another shape."""
+    missing = [name for name in reference if name not in state and not name.endswith((ALPHA, COUNTER))]
     unknown = [name for name in state if name not in reference]
     other = [name for name, value in state.items() if name in reference and value.shape != reference[name].shape]
     return missing, unknown, other
 
 
 def _complete(result: Conversion) -> None:
-    """Adds the learnt factors that the file lacks.
+    """Adds the learnt factors and the counters of BatchNorm that the file lacks.
 
     Raises:
         ValueError: the file lacks a parameter, has one that the network has not, or one of another shape.
@@ -227,8 +248,9 @@ def _complete(result: Conversion) -> None:
     if problems:
         raise ValueError(f"{result.file} does not fit {result.model_name}: {'; '.join(problems)}. {_hint(result)}")
     for name, value in reference.items():
-        if name not in result.state:  # only learnt factors are left
-            result.state[name] = torch.ones(value.shape)
+        if name not in result.state:  # only learnt factors and counters are left
+            is_counter = name.endswith(COUNTER)
+            result.state[name] = torch.tensor(0) if is_counter else torch.ones(value.shape)
             result.added.append(name)
 
 
@@ -288,7 +310,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "source", choices=SOURCES, help="whose file it is: paddle (.pdparams), timm or torchvision (.pth, .safetensors)"
+        "source",
+        choices=SOURCES,
+        help="whose file it is: paddle (.pdparams); mmdet, timm or torchvision (.pth, .safetensors)",
     )
     parser.add_argument("model", help=f"the published network: {', '.join(list_models())}")
     parser.add_argument("file", type=Path, help="the file to convert")

@@ -16,7 +16,17 @@ from public.files import REPOSITORY
 FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         *("models", "losses", "decoders", "datasets"),
-        *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
+        *(
+            "input",
+            "anchors",
+            "points",
+            "precision",
+            "files",
+            "safe_pickle",
+            "checkpoint_files",
+            "drawing",
+            "random_streams",
+        ),
         *("experiment_files", "text", "lettering", "decoding", "folders"),
         *("protocols", "commands", "settings", "parts"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
@@ -33,8 +43,8 @@ TOP = max(FLOORS)
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
     "models": {"checkpoint_files", "parts", "settings"},  # taking weights from a file; the names of activations
-    "losses": {"points", "precision", "protocols", "parallel.collectives"},
-    "decoders": {"points", "precision"},
+    "losses": {"anchors", "points", "precision", "protocols", "parallel.collectives"},
+    "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
     "input": {"decoding", "folders", "settings", "text"},
     "settings": {"text"},

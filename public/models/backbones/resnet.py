@@ -10,6 +10,7 @@ Deviations:
 - `resnet*_cifar` are not the paper's networks of section 4.2 but those of table 1 with a 3x3 stem of stride 1 and without
   the pooling; their convolutions start with torch's own initial values.
 - `attention="coordinate"` puts Coordinate Attention (arXiv 2103.02907) on each block's last convolution, before the sum.
+- `style="caffe"` strides in a bottleneck's first 1x1 convolution, as the networks that MMDetection's caffe weights are of.
 - timm starts the last BatchNorm of each block at 0 and torchvision at 1; here `zero_init` says which.
 
 Legend: B batch, C channels, H W height and width.
@@ -29,6 +30,7 @@ from public.models.layers import ConvBNAct, StochasticDepth, make_activation
 WIDTH = 64  # channels of the stem and of the first stage before expansion; each further stage has twice as many
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 EXPANSION = 4  # of a bottleneck: channels of its output to channels inside
+STYLES = ("pytorch", "caffe")  # which convolution of a bottleneck strides: the 3x3, or the first 1x1
 BASIC = (18, 34)  # the depths whose blocks are two 3x3 convolutions; the others' are bottlenecks
 NETWORKS = {
     **{f"resnet{depth}": {"depth": depth, "width": WIDTH, "is_small": False} for depth in BLOCKS},
@@ -40,8 +42,9 @@ NETWORKS = {
 class ResidualBlock(nn.Module):
     """act(shortcut + two or three convolutions), the last of them without activation.
 
-    Basic: 3x3, 3x3.  Bottleneck: 1x1 to `channels`, 3x3, 1x1 to EXPANSION * `channels`.  The first 3x3 has the stride.  The
-    shortcut is the input, or a 1x1 convolution with BatchNorm where the shape changes.
+    Basic: 3x3, 3x3.  Bottleneck: 1x1 to `channels`, 3x3, 1x1 to EXPANSION * `channels`.  The first 3x3 has the stride, or,
+    in a bottleneck of the style "caffe", the first 1x1.  The shortcut is the input, or a 1x1 convolution with BatchNorm
+    where the shape changes.
     (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
 
     Args:
@@ -58,6 +61,7 @@ class ResidualBlock(nn.Module):
         *,
         is_bottleneck: bool,
         stride: int,
+        style: str,
         activation: str,
         attention: str,
         drop_path: float,
@@ -68,9 +72,10 @@ class ResidualBlock(nn.Module):
         bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         out_channels = EXPANSION * channels if is_bottleneck else channels
         if is_bottleneck:
+            strides = (stride, 1) if style == "caffe" else (1, stride)
             layers = [
-                ConvBNAct(in_channels, channels, 1, activation=activation, **bn),
-                ConvBNAct(channels, channels, 3, stride=stride, activation=activation, **bn),
+                ConvBNAct(in_channels, channels, 1, stride=strides[0], activation=activation, **bn),
+                ConvBNAct(channels, channels, 3, stride=strides[1], activation=activation, **bn),
                 ConvBNAct(channels, out_channels, 1, activation="none", **bn),
             ]
         else:
@@ -101,6 +106,7 @@ def build(
     zero_init: bool = False,
     activation: str = "relu",
     attention: str = "none",
+    style: str = "pytorch",
     bn_eps: float = 1e-5,
     bn_momentum: float = 0.1,
 ) -> Classifier:
@@ -115,16 +121,21 @@ def build(
         zero_init: the last BatchNorm of each block starts at 0, so that the block starts as its shortcut.
         activation: a name of `public.models.layers`.
         attention: "none" or "coordinate".
+        style: one of STYLES; the depths without bottlenecks are the same in both.
         bn_eps, bn_momentum: of every BatchNorm.
 
     Raises:
-        ValueError: a `drop_path`, `activation` or `attention` that there is not.
+        ValueError: a `drop_path`, `activation`, `attention` or `style` that there is not.
     """
     check_drop_path(drop_path)
+    if style not in STYLES:
+        raise ValueError(f"style={style!r}: a ResNet's bottlenecks are of the style {' or '.join(STYLES)}")
     network = NETWORKS[name]
     width, is_small = network["width"], bool(network["is_small"])
     common: dict[str, Any] = {"activation": activation, "bn_eps": bn_eps, "bn_momentum": bn_momentum}
-    stages, channels = _stages(network["depth"], width, drop_path, attention=check_attention(attention), **common)
+    stages, channels = _stages(
+        network["depth"], width, drop_path, attention=check_attention(attention), style=style, **common
+    )
     backbone = Backbone(
         stem=_stem(in_chans, width, is_small=is_small, **common),
         stages=stages,

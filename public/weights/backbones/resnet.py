@@ -6,12 +6,8 @@ from public.models.backbones.resnet import BASIC, BLOCKS, NETWORKS
 from public.weights.backbones.names import rename_layers
 
 
-def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The state dict of torchvision's or timm's network, which name their arrays alike, with our names; `name` is ours.
-
-    Raises:
-        ValueError: an array whose name is not one of that network.
-    """
+def layer_names(name: str) -> dict[str, str]:
+    """torchvision's, timm's and MMDetection's name of each layer -> ours, of the network that we call `name`."""
     depth = NETWORKS[name]["depth"]
     layers = {"conv1": "backbone.stem.conv.conv", "bn1": "backbone.stem.conv.bn", "fc": "fc"}
     for stage, num_blocks in enumerate(BLOCKS[depth]):
@@ -27,4 +23,13 @@ def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]
                     f"{theirs}.downsample.0": f"{ours}.shortcut.conv",
                     f"{theirs}.downsample.1": f"{ours}.shortcut.bn",
                 }
-    return rename_layers(state, layers, f"torchvision's or timm's {name}")
+    return layers
+
+
+def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The state dict of torchvision's or timm's network, which name their arrays alike, with our names; `name` is ours.
+
+    Raises:
+        ValueError: an array whose name is not one of that network.
+    """
+    return rename_layers(state, layer_names(name), f"torchvision's or timm's {name}")
