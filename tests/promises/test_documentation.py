@@ -7,6 +7,7 @@ on a page fails until it stands in one of the two; one that has left the pages f
 """
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -331,10 +332,15 @@ def test_the_tests_that_run_them_are_there(name):
 
 
 def test_the_demo_is_made_of_what_is_run_here():
-    """`make demo` draws, trains, evaluates and detects: by commands that are run by tests, in this order."""
+    """`make demo` draws, trains, evaluates and detects: by commands that are run by tests, in this order.
+
+    Also below `make test`, whose variables would have this make name the folders it enters and leaves.
+    """
+    of_make = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     made = subprocess.run(
-        ["make", "--dry-run", "--assume-old", "setup", "demo"],
+        ["make", "--no-print-directory", "--dry-run", "--assume-old", "setup", "demo"],
         cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if name not in of_make},
         capture_output=True,
         text=True,
         check=True,
