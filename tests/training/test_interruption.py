@@ -97,7 +97,9 @@ def test_in_training_the_step_is_finished_and_saved(whole, fresh, number):
     check_message(log, number, "step 5 (training)", run)
     assert load_checkpoint(run / "latest.pth")["training"]["step"] == 5
     assert read_manifest(run)["finished"] is None
+    assert (run / "curves.png").read_text() == "1"
     log = train(fresh)
+    assert (run / "curves.png").read_text() == "3"
     assert log.startswith(f"resuming {run} from step 5 (training)")
     assert fresh.digests() == whole.digests()
     assert read_metrics(run) == read_metrics(whole.runs[0])
@@ -110,6 +112,7 @@ def test_in_an_evaluation_it_ends_at_once_and_evaluates_again(whole, fresh, numb
     (run,) = fresh.runs
     check_message(log, number, "step 6 (evaluating)", run)
     assert [line["epoch"] for line in read_metrics(run) if line["kind"] == "eval"] == [1]
+    assert (run / "curves.png").read_text() == "1", "stopped, it draws the evaluations that it had not drawn yet"
     assert train(fresh).startswith(f"resuming {run} from step 6 (evaluating)")
     assert fresh.digests() == whole.digests()
     assert read_metrics(run) == read_metrics(whole.runs[0])
