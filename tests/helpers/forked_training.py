@@ -12,7 +12,6 @@ Several processes meet by the variables that torchrun would set.
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from torch.utils.data import dataloader
 from public.parallel import collectives
 from public.training import loop, main
 from tests.helpers.experiments import REPOSITORY, TinyExperiment
-from tests.helpers.processes import CONTEXT, PRELOAD
+from tests.helpers.processes import CONTEXT, PRELOAD, free_port
 
 TIMEOUT = 90.0  # seconds for a training of a test; the machine may be busy
 
@@ -42,7 +41,7 @@ class Training:
         CONTEXT.set_forkserver_preload(PRELOAD)
         self.output = experiment.folder.parent / f"output_{time.monotonic_ns()}.txt"
         command = experiment.command(*flags)
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
         self.processes = []
         for rank in range(world_size):
             numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
@@ -122,12 +121,6 @@ def _draw_a_number(metrics_path: Path, out_path: Path, best_metric: str | None) 
 
 def _do_not_wait(handle: int) -> None:
     pass
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 # ---------------------------------------------------------------------------------------------- signals at a moment

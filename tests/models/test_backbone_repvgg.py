@@ -18,7 +18,6 @@ from tests.helpers.backbone_checks import (
     assert_close,
     build_on_meta,
     check_oracle,
-    check_promises,
     filled,
     load_figures,
     num_parameters,
@@ -212,11 +211,6 @@ def test_the_identity_is_there_where_shapes_agree(in_channels, out_channels, str
 
 
 # ---------------------------------------------------------------------------------------------- promises and keywords
-
-
-@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b0"])
-def test_promises(name):
-    check_promises(repvgg, name)
 
 
 def test_stochastic_depth_rises_linearly_to_the_last_block():
