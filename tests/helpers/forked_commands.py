@@ -24,12 +24,17 @@ TIMEOUT = 120.0  # seconds for one command; the machine may be busy
 
 
 def run_python(
-    words: Sequence[str | Path], *, cwd: Path = REPOSITORY, environment: dict[str, str] = ENVIRONMENT
+    words: Sequence[str | Path],
+    *,
+    cwd: Path = REPOSITORY,
+    environment: dict[str, str] = ENVIRONMENT,
+    timeout: float = TIMEOUT,
 ) -> subprocess.CompletedProcess:
     """Runs `python` with these words after it, a module with -m or a file, to its end.
 
     Returns:
-        Exit status, stdout and stderr; a command that does not end within TIMEOUT is killed, with a negative status.
+        Exit status, stdout and stderr; a command that does not end within `timeout` seconds is killed, with a negative
+        status.
     """
     CONTEXT.set_forkserver_preload(PRELOAD)
     command = [str(word) for word in words]
@@ -37,7 +42,7 @@ def run_python(
         files = [Path(name) / stream for stream in ("stdout", "stderr")]
         process = CONTEXT.Process(target=_run, args=(command, cwd, environment, files))
         process.start()
-        process.join(TIMEOUT)
+        process.join(timeout)
         if process.is_alive():
             process.kill()
             process.join()

@@ -363,7 +363,7 @@ def check_test_sh_repeats_training(experiment: TinyExperiment, *flags: str) -> d
 def test_the_mini_experiment_learns(tmp_path):
     """The real page on a smaller drawing of the same classes: two epochs beat guessing, test.sh gives the same digits."""
     experiment = copied(CIFAR / "resnet18_mini", tmp_path)
-    draw_cifar(experiment.data_root / "cifar-shapes-python", num_train=1600, num_test=240, seed=0)
+    draw_cifar(experiment.data_root / "cifar-shapes-python", num_train=1280, num_test=120, seed=0)
     forked_training.train(experiment, "--epochs", "2", timeout=300)
     best = check_test_sh_repeats_training(experiment)
     assert best["metrics"]["top1_error"] < 100 * (1 - 1 / 12) - 3
