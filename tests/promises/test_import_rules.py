@@ -18,7 +18,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         *("models", "losses", "decoders", "datasets"),
         *("input", "points", "precision", "files", "safe_pickle", "checkpoint_files", "drawing", "random_streams"),
         *("experiment_files", "text", "lettering", "decoding", "folders"),
-        *("protocols", "commands", "settings", "parts"),
+        *("protocols", "commands", "settings", "parts", "resizing"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
     2: ("families", "transforms", "evaluation", "parallel", "config", "command_line"),
@@ -36,7 +36,8 @@ SIDEWAYS: dict[str, set[str]] = {
     "losses": {"points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
-    "input": {"decoding", "folders", "settings", "text"},
+    "input": {"decoding", "folders", "resizing", "settings", "text"},
+    "resizing": {"settings"},
     "settings": {"text"},
     "safe_pickle": {"text"},
     "files": {"text"},
