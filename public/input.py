@@ -104,7 +104,8 @@ class InputSpec:
         """The size in words, for reports."""
         height, width = self.size
         if isinstance(self.resize, ShorterSide):
-            return f"shorter side {min(self.size)}, longer at most {max(self.size)} pixels, padded to multiples of {self.multiple}"
+            sides = f"shorter side {min(self.size)}, longer at most {max(self.size)} pixels"
+            return f"{sides}, padded to multiples of {self.multiple}"
         if isinstance(self.resize, KeepSize):
             return f"pictures of their own size, padded to multiples of {self.multiple}"
         return f"{height} x {width} pixels"
