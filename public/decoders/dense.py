@@ -22,6 +22,7 @@ class DenseDecoder:
 
     candidates_of = "class"  # or "level"
     is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
+    drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
     def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int, keep_top_k: int):
         self.score_threshold = score_threshold
@@ -32,6 +33,10 @@ class DenseDecoder:
     def level_lengths(self, outputs: Any) -> list[int]:
         """Anchors of each level, for `candidates_of = "level"`: one a cell, unless a detector overrides it."""
         return [height * width for height, width in outputs.level_sizes]
+
+    def candidate_scores(self, outputs: Any) -> torch.Tensor | None:
+        """What makes a candidate, (B, A, K), where that is not the score itself."""
+        return None
 
     def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32."""
@@ -54,6 +59,7 @@ class DenseDecoder:
         limits: dict[str, Any] = {"top_k_per_class": self.nms_top_k}
         if self.candidates_of == "level":
             limits = {"top_k_per_level": self.nms_top_k, "level_lengths": self.level_lengths(outputs)}
+        candidate_scores = self.candidate_scores(outputs)
         return [
             multiclass_nms(
                 boxes,
@@ -61,9 +67,11 @@ class DenseDecoder:
                 score_threshold=self.score_threshold,
                 iou_threshold=self.nms_iou,
                 keep_top_k=self.keep_top_k,
+                candidate_scores=None if candidate_scores is None else candidate_scores[image],
+                drop_empty=self.drops_empty,
                 **limits,
             )
-            for boxes, scores in zip(all_boxes, all_scores)
+            for image, (boxes, scores) in enumerate(zip(all_boxes, all_scores))
         ]
 
 
