@@ -52,10 +52,10 @@ class Oracle:
                 state[name] = torch.tensor(0)
                 continue
             value = statistics[name].astype(np.float32) if name in statistics else fill(name, shape)
-            for part, factor in self.meta["gain"].items():
+            for part, factor in self.meta.get("gain", {}).items():
                 if part in name:
                     value = value * np.float32(factor)
-            state[name] = torch.from_numpy(np.ascontiguousarray(value.reshape(shape)))
+            state[name] = torch.from_numpy(np.ascontiguousarray(value)).reshape(shape)  # numpy's has no 0-d
         return state
 
     def images(self) -> torch.Tensor:
