@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import fcos, image_classifier, ppyoloe, ppyoloe_aux
+from public.families import fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
@@ -11,6 +11,7 @@ SETTINGS_CLASSES: dict[str, type] = {
     "ImageClassifier": image_classifier.ImageClassifier,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
+    "RetinaNet": retinanet.RetinaNet,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
@@ -18,6 +19,7 @@ PUBLISHED: dict[str, Any] = {
     **fcos.PUBLISHED,
     **ppyoloe.PUBLISHED,
     **ppyoloe_aux.PUBLISHED,
+    **retinanet.PUBLISHED,
 }
 
 

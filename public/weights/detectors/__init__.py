@@ -1,12 +1,13 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import fcos, ppyoloe
+from public.weights.detectors import fcos, ppyoloe, retinanet
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
 RELEASED: dict[str, Released] = {
     **fcos.RELEASED,
     **ppyoloe.RELEASED,
+    **retinanet.RELEASED,
 }
 
 
