@@ -50,19 +50,26 @@ class FCOS:
     neck_channels: Count  # of the neck's maps and of the head's towers
     head_convs: Count  # of each of the two towers
     head_groups: Count  # of their GroupNorm
+    head_conv_bias: bool  # whether the towers' convolutions have one, although GroupNorm follows
     use_scales: bool  # a learnt factor of the distances of each level
     centreness_on: Annotated[str, OneOf(CENTRENESS_BRANCHES)]  # the branch that predicts it
 
     # points
     point_offset: Probability  # place of a point in its cell: 0 the upper left corner, 0.5 the centre
-    point_steps: Annotated[str, OneOf(POINT_STEPS)]  # from point to point: strides, or image by level size, rounded down
+    point_steps: Annotated[
+        str, OneOf(POINT_STEPS)
+    ]  # from point to point: strides, or image by level size, rounded down
     raw_distances: Annotated[str, OneOf(RAW_DISTANCES)]  # what the network predicts: logarithms of pixels, or strides
 
     # assigner and loss
-    range_limits: Annotated[tuple[Positive, ...], NotEmpty(), Rising()]  # of the farthest side, in pixels, between levels
+    range_limits: Annotated[
+        tuple[Positive, ...], NotEmpty(), Rising()
+    ]  # of the farthest side, in pixels, between levels
     range_ends: Annotated[str, OneOf(RANGE_ENDS)]  # whether a side of exactly a limit is of neither level or of both
     centre_radius: Positive | None  # of centre sampling, in strides; None: anywhere inside the object
-    area_rounding: Positive | None  # square pixels by which areas are rounded before they are compared; None: not at all
+    area_rounding: (
+        Positive | None
+    )  # square pixels by which areas are rounded before they are compared; None: not at all
     focal_alpha: Probability
     focal_gamma: NonNegative
     box_loss: Annotated[str, OneOf(BOX_LOSSES)]
@@ -124,6 +131,7 @@ class FCOS:
             num_classes=self.num_classes,
             num_convs=self.head_convs,
             groups=self.head_groups,
+            use_bias=self.head_conv_bias,
             num_levels=len(self.strides),
             use_scales=self.use_scales,
             centreness_on=self.centreness_on,
@@ -193,6 +201,7 @@ IMPROVED = FCOS(  # the form of arXiv 2006.09214
     neck_channels=256,
     head_convs=4,
     head_groups=32,
+    head_conv_bias=True,
     use_scales=True,
     centreness_on="box",
     point_offset=0.5,
@@ -238,6 +247,7 @@ PUBLISHED = {
         IMPROVED,
         backbone_options=(("style", "caffe"),),
         backbone_batchnorm="frozen",
+        head_conv_bias=False,
         centreness_on="class",
         raw_distances="exp_pixels",
         centre_radius=None,

@@ -24,7 +24,10 @@ from public.precision import at_least_float32
 from public.protocols import Progress
 
 BOX_LOSSES = ("iou_log", "giou")  # -log(IoU); 1 - GIoU
-BOX_NORMALISERS = ("positives", "centreness")  # of the box loss: the number of positive points, or their sum of centre-ness
+BOX_NORMALISERS = (
+    "positives",
+    "centreness",
+)  # of the box loss: the number of positive points, or their sum of centre-ness
 GIOU_EPS = 1e-7
 IOU_EPS = 1e-6  # MMDetection's: also the smallest IoU whose logarithm is taken
 SMALLEST_SUM = 1e-6  # of centre-ness that the box loss is divided by

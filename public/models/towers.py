@@ -8,7 +8,6 @@ Legend: B batch, C channels, H W height and width.
 
 from collections import OrderedDict
 
-import torch
 from torch import nn
 
 INITIAL_STD = 0.01  # of the weights of towers and predictions; arXiv 1708.02002, section 4.1

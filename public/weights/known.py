@@ -206,6 +206,10 @@ def _of_mmdet(model: str, place: str, figure: str) -> KnownWeights:
 
 # whole detectors of torchvision and MMDetection; the figures are those of their tables
 DETECTORS = (
+    _of_torchvision("fcos_r50_torchvision", "fcos_resnet50_fpn_coco-99b0c9b7", "39.2"),
+    _of_mmdet(
+        "fcos_r50_mmdet", "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa", "36.6"
+    ),
     _of_torchvision("retinanet_r50_torchvision", "retinanet_resnet50_fpn_coco-eeacb38b", "36.4"),
     _of_torchvision("retinanet_r50_torchvision_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5", "41.5"),
     _of_mmdet(

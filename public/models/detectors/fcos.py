@@ -45,6 +45,7 @@ class FCOSHead(nn.Module):
         num_classes: K.
         num_convs: convolutions of each tower.
         groups: of GroupNorm in the towers.
+        use_bias: whether the towers' convolutions, which GroupNorm follows, have a bias.
         num_levels: L.
         use_scales: a learnt factor of the raw distances of each level.
         centreness_on: the branch that predicts it, one of CENTRENESS_BRANCHES.
@@ -57,6 +58,7 @@ class FCOSHead(nn.Module):
         num_classes: int,
         num_convs: int,
         groups: int,
+        use_bias: bool,
         num_levels: int,
         use_scales: bool,
         centreness_on: str,
@@ -65,8 +67,8 @@ class FCOSHead(nn.Module):
         if centreness_on not in CENTRENESS_BRANCHES:
             raise ValueError(f"centreness_on={centreness_on!r}: write {' or '.join(CENTRENESS_BRANCHES)}")
         self.centreness_on = centreness_on
-        self.cls_tower = tower(channels, num_layers=num_convs, groups=groups, use_bias=True)
-        self.reg_tower = tower(channels, num_layers=num_convs, groups=groups, use_bias=True)
+        self.cls_tower = tower(channels, num_layers=num_convs, groups=groups, use_bias=use_bias)
+        self.reg_tower = tower(channels, num_layers=num_convs, groups=groups, use_bias=use_bias)
         self.pred_cls = prediction(channels, num_classes)
         set_prior(self.pred_cls)
         self.pred_reg = prediction(channels, 4)
