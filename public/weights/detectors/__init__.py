@@ -1,10 +1,15 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import ppyoloe, yolof
+from public.weights.detectors import fcos, ppyoloe, retinanet, yolof
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**ppyoloe.RELEASED, **yolof.RELEASED}
+RELEASED: dict[str, Released] = {
+    **fcos.RELEASED,
+    **ppyoloe.RELEASED,
+    **retinanet.RELEASED,
+    **yolof.RELEASED,
+}
 
 
 def released(name: str, source: str) -> Released:
