@@ -1,5 +1,6 @@
 """The detection task: what the training loop is handed, and the evaluation that `test.sh` runs as well."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,17 @@ class DetectionTask(BaseTask):
             on_bad_sample=config.on_bad_sample,
         )
 
+    def train_batches(self, *, first_step: int, num_steps: int) -> Iterator[DetectionBatch]:
+        """This process's batches, all on the canvas of the global batch: no padding depends on the number of processes."""
+        spec = self.config.input
+        for batch in super().train_batches(first_step=first_step, num_steps=num_steps):
+            if spec.multiple is not None:
+                sides = (collectives.max_over_ranks(side, self.device) for side in batch.images.shape[1:3])
+                batch = batch.on_canvas(*sides, spec.padding_color)
+            yield batch
+
     def _loader(self, dataset, batches):
-        return make_detection_loader(dataset, batches, **self._loading())
+        return make_detection_loader(dataset, batches, spec=self.config.input, **self._loading())
 
     def draw_batch(self, batch: DetectionBatch, step: int, folder: Path) -> None:
         """Writes train_batch_<step>.jpg: up to 16 images of the batch, with their boxes, as the network gets them."""
