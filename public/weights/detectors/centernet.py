@@ -1,6 +1,7 @@
 """CenterNet's released weights: MMDetection's names of the arrays -> ours, their input and classes."""
 
 from public.input import InputSpec
+from public.resizing import KeepSize
 from public.weights.class_names import COCO_CLASSES
 from public.weights.detectors.layers import by_layers, resnet_layers
 from public.weights.detectors.released import Released
@@ -21,13 +22,11 @@ def _layers() -> dict[str, str]:
 
 rename = by_layers(_layers(), "MMDetection's CenterNet of a ResNet-18")
 
-# MMDetection evaluates pictures of their own size, padded to multiples of 32; 512 is the size it trains with.
-# TO BE CHANGED when InputSpec has such a rule (wt-transforms).
-MMDET_INPUT = InputSpec(
-    size=(512, 512),
-    resize="letterbox",
+MMDET_INPUT = InputSpec(  # the test pipeline of configs/centernet/centernet_r18*_8xb16-crop512-140e_coco.py
+    size=(512, 512),  # that it is trained with
+    resize=KeepSize(multiple=32),
     interpolation="linear",
-    padding=0,
+    padding=0,  # black, put on before the mean is taken off
     color_order="rgb",
     scale=1.0,
     mean=(123.675, 116.28, 103.53),
