@@ -22,6 +22,7 @@ class DenseDecoder:
 
     candidates_of = "class"  # or "level"
     is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
+    drops_empty = False  # whether boxes that have no area, such as those beyond the borders, are then left out
 
     def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int, keep_top_k: int):
         self.score_threshold = score_threshold
@@ -61,6 +62,7 @@ class DenseDecoder:
                 score_threshold=self.score_threshold,
                 iou_threshold=self.nms_iou,
                 keep_top_k=self.keep_top_k,
+                drops_empty=self.drops_empty,
                 **limits,
             )
             for boxes, scores in zip(all_boxes, all_scores)

@@ -22,6 +22,7 @@ def multiclass_nms(
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
     level_lengths: Sequence[int] = (),
+    drops_empty: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The best boxes of one image, class by class freed of overlaps.
 
@@ -34,6 +35,7 @@ def multiclass_nms(
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
         scores: (A, K).
         level_lengths: how many of the A anchors each level has, for `top_k_per_level`.
+        drops_empty: whether candidates whose box has no width or no height are left out, after the best were chosen.
 
     Returns:
         `boxes` (N, 4), `scores` (N,), `labels` (N,) int64 and `anchors` (N,) int64, the rows of the input they came
@@ -52,6 +54,10 @@ def multiclass_nms(
     if top_k_per_class is not None:
         best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
         values, labels, anchors = values[best], labels[best], anchors[best]
+
+    if drops_empty:
+        has_area = (boxes[anchors, 2:] > boxes[anchors, :2]).all(1)
+        values, labels, anchors = values[has_area], labels[has_area], anchors[has_area]
 
     if iou_threshold is None:
         kept = torch.arange(min(len(values), keep_top_k), device=values.device)

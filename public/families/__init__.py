@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import centernet, image_classifier, ppyoloe, ppyoloe_aux
+from public.families import centernet, image_classifier, ppyoloe, ppyoloe_aux, yolof
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
@@ -11,10 +11,16 @@ SETTINGS_CLASSES: dict[str, type] = {
     "ImageClassifier": image_classifier.ImageClassifier,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
+    "YOLOF": yolof.YOLOF,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
-PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED, **centernet.PUBLISHED}
+PUBLISHED: dict[str, Any] = {
+    **centernet.PUBLISHED,
+    **ppyoloe.PUBLISHED,
+    **ppyoloe_aux.PUBLISHED,
+    **yolof.PUBLISHED,
+}
 
 
 def published(name: str):

@@ -1,10 +1,14 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import centernet, ppyoloe
+from public.weights.detectors import centernet, ppyoloe, yolof
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**ppyoloe.RELEASED, **centernet.RELEASED}
+RELEASED: dict[str, Released] = {
+    **centernet.RELEASED,
+    **ppyoloe.RELEASED,
+    **yolof.RELEASED,
+}
 
 
 def released(name: str, source: str) -> Released:
