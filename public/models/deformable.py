@@ -13,7 +13,7 @@ Legend: B batch, C channels, O output channels, H W of the input, h w of the out
 G groups of channels that share their offsets.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from torch import nn
@@ -135,7 +135,7 @@ def _places(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each tap reads, y and x in cells, each (B, h, w, T, G), from offsets (B, G, T, 2, h, w)."""
     h, w = offsets.shape[-2:]
-    options = {"device": offsets.device, "dtype": offsets.dtype}
+    options: dict[str, Any] = {"device": offsets.device, "dtype": offsets.dtype}
     rows = torch.arange(h, **options) * stride - padding  # of the first tap
     columns = torch.arange(w, **options) * stride - padding
     tap_y = (torch.arange(kernel[0], **options) * dilation).repeat_interleave(kernel[1])  # (T,)
@@ -162,30 +162,33 @@ def _neighbours(places: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.
 
 
 class DeformableConv2d(nn.Module):
-    """3x3 deformable convolution without bias: a plain convolution predicts the offsets and factors of its nine taps.
+    """3x3 deformable convolution: a plain convolution predicts the offsets and factors of its nine taps.
 
     (B, in_channels, H, W) -> (B, out_channels, H, W).  At first offsets are 0 and factors 0.5, as in MMCV.
 
     Args:
         form: "gather" or "torchvision", see `deform_conv2d`.
+        bias: whether a bias, 0 at first, is added.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, form: str):
+    def __init__(self, in_channels: int, out_channels: int, *, form: str, bias: bool = False):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form={form!r}: deformable convolution has the forms {' and '.join(FORMS)}")
         self.form = form
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.offset = nn.Conv2d(in_channels, 3 * 9, 3, padding=1)
         bound = (9 * in_channels) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        nn.init.zeros_(cast(torch.Tensor, self.offset.bias))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         offsets, factors = self.offset(x).split([18, 9], dim=1)
         factors = at_least_float32(factors).sigmoid()
-        return deform_conv2d(x, offsets, self.weight, factors=factors, padding=1, form=self.form)
+        x = deform_conv2d(x, offsets, self.weight, factors=factors, padding=1, form=self.form)
+        return x if self.bias is None else x + self.bias[:, None, None]
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, form={self.form!r}"

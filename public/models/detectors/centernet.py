@@ -11,6 +11,7 @@ Deviations:
 Legend: B batch, C channels, H W height and width of the map, A = H * W its cells, K classes.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import nn
 from public.models.deformable import DeformableConv2d
 from public.models.dense import as_points, set_prior
 from public.models.detectors.one_stage import OneStageDetector
-from public.models.layers import ConvBNAct
+from public.models.layers import ConvBNAct, batch_norm_factors
 
 PRIOR_PROBABILITY = 0.1  # of a centre at each cell before training; CenterNet's and MMDetection's
 REGRESSION_STD = 0.001  # of the first weights of sizes and offsets
@@ -53,6 +54,17 @@ class DeformableConvBNAct(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn(self.conv(x)))
 
+    def fused(self) -> nn.Sequential:
+        """Deformable convolution with bias, then ReLU."""
+        scale, shift = batch_norm_factors(self.bn)
+        weight = self.conv.weight.detach()
+        conv = DeformableConv2d(weight.shape[1], weight.shape[0], form=self.conv.form, bias=True).to(weight)
+        conv.offset = copy.deepcopy(self.conv.offset)
+        with torch.no_grad():
+            conv.weight.copy_(weight.double() * scale[:, None, None, None])
+            conv.bias.copy_(shift)  # type: ignore[union-attr]  # it was just made
+        return nn.Sequential(OrderedDict(conv=conv, act=nn.ReLU()))
+
 
 class Enlarge(nn.Module):
     """4x4 transposed convolution of stride 2, BatchNorm, ReLU.  (B, C, H, W) -> (B, C, 2H, 2W)"""
@@ -69,6 +81,16 @@ class Enlarge(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn(self.conv(x)))
+
+    def fused(self) -> nn.Sequential:
+        """Transposed convolution with bias, then ReLU."""
+        scale, shift = batch_norm_factors(self.bn)
+        weight = self.conv.weight.detach()  # (in, out, 4, 4)
+        conv = nn.utils.skip_init(nn.ConvTranspose2d, *weight.shape[:2], 4, stride=2, padding=1).to(weight)
+        with torch.no_grad():
+            conv.weight.copy_(weight.double() * scale[:, None, None])
+            conv.bias.copy_(shift)
+        return nn.Sequential(OrderedDict(conv=conv, act=nn.ReLU()))
 
 
 class CenterNetNeck(nn.Module):

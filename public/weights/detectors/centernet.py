@@ -11,9 +11,9 @@ def _layers() -> dict[str, str]:
     """MMDetection's name of each layer -> ours, with deformable convolutions or without."""
     layers = resnet_layers("resnet18", "backbone.")
     for number in range(3):  # its list has a convolution and an enlargement in turns
-        for theirs, ours in ((2 * number, "conv"), (2 * number + 1, "enlarge")):
+        for place, part in ((2 * number, "conv"), (2 * number + 1, "enlarge")):
             for layer in ("conv", "bn"):
-                layers[f"neck.deconv_layers.{theirs}.{layer}"] = f"neck.blocks.{number}.{ours}.{layer}"
+                layers[f"neck.deconv_layers.{place}.{layer}"] = f"neck.blocks.{number}.{part}.{layer}"
         layers[f"neck.deconv_layers.{2 * number}.conv.conv_offset"] = f"neck.blocks.{number}.conv.conv.offset"
     for theirs, ours in (("heatmap", "heatmap"), ("wh", "size"), ("offset", "offset")):
         layers |= {f"bbox_head.{theirs}_head.0": f"head.{ours}.conv", f"bbox_head.{theirs}_head.2": f"head.{ours}.pred"}
