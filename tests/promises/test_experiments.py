@@ -18,6 +18,7 @@ from public.config import ClassificationConfig, DetectionConfig, TrainingConfig,
 from public.datasets.voc import VOC_CLASSES
 from public.families import published
 from public.runs.experiment import load_experiment
+from public.runs.starting_experiment import named_experiment
 from public.training import main
 from public.training import run as training_run
 from public.training.freezing import freeze_parameters
@@ -39,10 +40,21 @@ EXPECTED_NAMES = (
     | {f"ppyoloe_plus_{size}_voc" for size in ("s", "l")}
     | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
 )
+FCOS_NAMES = {
+    *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
+    *("fcos_shapes", "fcos_r18_bccd"),
+}
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
-    *("ppyoloe_xs_shapes", "ppyoloe_xs_voc", "ppyoloe_s_coco", "ppyoloe_plus_s_pcp", "ppyoloe_plus_t_coco"),
+    *(
+        "fcos_shapes",
+        "ppyoloe_xs_shapes",
+        "ppyoloe_xs_voc",
+        "ppyoloe_s_coco",
+        "ppyoloe_plus_s_pcp",
+        "ppyoloe_plus_t_coco",
+    ),
     *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
     *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
 )
@@ -63,6 +75,9 @@ TRAINABLE = {
     "ppyoloe_l_voc": 32_193_864,  # stem and four stages frozen
     "ppyoloe_plus_s_voc": 7_721_551 - 17,
     "ppyoloe_plus_s_pcp": 7_630_786 - 17,
+    # SimpleAICV's classes (commit d25e887), counted in the same way
+    "resnet50_fcos_coco_resize667": 32_297_370,
+    "resnet101_fcos_coco_resize667": 51_289_498,
 }
 
 
@@ -89,7 +104,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -138,15 +153,35 @@ def test_card_speaks_of_the_values_below_it(folder):
 def test_starting_weights_are_known(folder):
     """pretrained/README.md says how to make them, from the file that the card names, and they are of this size."""
     config = load_experiment(folder).config
-    if config.starting_weights is None:
+    if config.starting_weights is None or named_experiment(config.starting_weights) is not None:
         return
     known = by_name(Path(config.starting_weights).name)
     assert known is not None
     assert config.starting_weights == f"pretrained/{known.name}"
     assert known.original.removesuffix(".pdparams") in card_of(folder)
+    if hasattr(config.detector, "backbone"):  # by name; a classifier's weights are of more than the backbone
+        assert config.detector.backbone == known.model
+        assert config.backbone_only
+        return
     assert config.backbone_only == known.backbone_only
     for name in ("depth", "width"):
         assert getattr(config.detector, name) == getattr(published(known.model), name)
+
+
+@every_detector
+def test_an_experiment_starts_from_one_that_is_there_and_has_the_same_network(folder):
+    """So that whatever the other has learnt fits, the class layers aside."""
+    config = load_experiment(folder).config
+    source = None if config.starting_weights is None else named_experiment(config.starting_weights)
+    if source is None:
+        return
+    assert not config.backbone_only
+    model, other = build_on_meta(config), build_on_meta(load_experiment(source).config)
+    shapes = [
+        {name: p.shape for name, p in m.state_dict().items() if not name.startswith(m.class_layers)}
+        for m in (model, other)
+    ]
+    assert shapes[0] == shapes[1]
 
 
 @every_detector
