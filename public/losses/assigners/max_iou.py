@@ -19,7 +19,7 @@ from public.losses.box import pairwise_iou
 # What the anchors learn that overlap an object more than all others do, below the threshold too: nothing special; the
 # object that they overlap most (torchvision); that object, the last one where there are several (MMDetection).
 LOW_QUALITY = ("off", "own_object", "that_object")
-MOST_PAIRS = 2**23  # of an anchor and an object that are looked at together: 32 MB a matrix
+MOST_PAIRS = 2**22  # of an anchor and an object that are looked at together: 16 MB a matrix
 
 
 class MaxIoUAssigner:
