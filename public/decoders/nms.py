@@ -22,7 +22,8 @@ def multiclass_nms(
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
     level_lengths: Sequence[int] = (),
-    drops_empty: bool = False,
+    candidate_scores: torch.Tensor | None = None,
+    drop_empty: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The best boxes of one image, class by class freed of overlaps.
 
@@ -35,14 +36,17 @@ def multiclass_nms(
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
         scores: (A, K).
         level_lengths: how many of the A anchors each level has, for `top_k_per_level`.
-        drops_empty: whether candidates whose box has no width or no height are left out, after the best were chosen.
+        candidate_scores: (A, K), by which candidates are chosen where that is not their score; a detection's score may
+            then be below the threshold.
+        drop_empty: whether candidates without width or height are left out.
 
     Returns:
         `boxes` (N, 4), `scores` (N,), `labels` (N,) int64 and `anchors` (N,) int64, the rows of the input they came
         from, by falling score; N is 0 where nothing scores above the threshold.
     """
-    labels, anchors = (scores > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
-    values = scores[anchors, labels]
+    chosen_by = scores if candidate_scores is None else candidate_scores
+    labels, anchors = (chosen_by > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
+    values = chosen_by[anchors, labels]
     values, order = values.sort(descending=True, stable=True)
     labels, anchors = labels[order], anchors[order]
 
@@ -54,10 +58,14 @@ def multiclass_nms(
     if top_k_per_class is not None:
         best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
         values, labels, anchors = values[best], labels[best], anchors[best]
-
-    if drops_empty:
+    if drop_empty:
         has_area = (boxes[anchors, 2:] > boxes[anchors, :2]).all(1)
         values, labels, anchors = values[has_area], labels[has_area], anchors[has_area]
+    if candidate_scores is not None:
+        by_class = (labels * len(boxes) + anchors).argsort()  # the order of ties
+        labels, anchors = labels[by_class], anchors[by_class]
+        values, order = scores[anchors, labels].sort(descending=True, stable=True)
+        labels, anchors = labels[order], anchors[order]
 
     if iou_threshold is None:
         kept = torch.arange(min(len(values), keep_top_k), device=values.device)

@@ -70,6 +70,12 @@ def penalty_reduced_focal_loss(
     return -penalty * (-signed).sigmoid().pow(alpha) * F.logsigmoid(signed)
 
 
+def focal_loss_of_labels(logits: torch.Tensor, labels: torch.Tensor, *, alpha: float, gamma: float) -> torch.Tensor:
+    """The focal loss of logits (..., K), of which the label's (...) alone is positive, or none where it is not 0..K-1."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return sigmoid_focal_loss(logits, labels[..., None] == classes, alpha=alpha, gamma=gamma)
+
+
 def _finite_log(x: torch.Tensor) -> torch.Tensor:
     """log(x) for x >= 0, and LOG_OF_ZERO with a gradient of 0 at x = 0.  NaN stays NaN."""
     smallest = torch.finfo(x.dtype).tiny

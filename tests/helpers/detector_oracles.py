@@ -1,5 +1,7 @@
 """The oracles of torchvision's and MMDetection's detectors: their checkpoints as files, their inputs and their results.
 
+Where ../shared is absent, the reduced figures of `tests/figures/detectors` take their place.
+
 A checkpoint is written with the original's names, converted by our command's function and loaded strictly, so that a test
 goes the way of a user.
 """
@@ -18,15 +20,13 @@ from public.models import create_model
 from public.models.loading import load_weights
 from public.weights.convert import convert
 from tests.figures.fill_rule import fill, oracle_input
+from tests.figures.make_detector_figures import FAMILIES, reduced_folder, whole_folder
 from tests.helpers.places import FIGURES, SHARED
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """One folder of `../shared/oracles`: its `meta.json`, its results (of out.npz) and the limit of each.
-
-    Where ../shared is absent, its copy in tests/figures, with fewer results, if there is one.
-    """
+    """One folder of `../shared/oracles`, or its reduced figures: `meta.json`, results (of out.npz) and the limit of each."""
 
     source: str  # torchvision or mmdet
     folder: Path
@@ -36,16 +36,29 @@ class Oracle:
 
     @classmethod
     def read(cls, source: str, name: str) -> "Oracle":
-        """Skips the test where there is neither the folder nor a copy."""
-        family = {"torchvision": "tvdet", "mmdet": "mmdet"}[source]
-        places = (SHARED / "oracles", FIGURES / "oracles")
-        root = next((place for place in places if (place / family / name).exists()), None)
-        if root is None:
-            pytest.skip(f"the oracle {family}/{name} is in none of {' and '.join(map(str, places))}")
-        folder = root / family / name
-        tolerances = json.loads((root / "tolerances.json").read_text()).get(f"{family}/{name}", {})
+        """Skips the test where neither ../shared nor a reduced oracle nor a copy of it is."""
+        family = FAMILIES[source]
+        for root in (SHARED / "oracles", FIGURES / "oracles"):
+            if (root / family / name).exists():
+                tolerances = json.loads((root / "tolerances.json").read_text())
+                return cls.of(source, root / family / name, tolerances.get(f"{family}/{name}", {}))
+        reduced = reduced_folder(source, name)
+        if not reduced.exists():
+            pytest.skip(f"the oracle is not at {whole_folder(source, name)}")
+        return cls.of(source, reduced, json.loads((reduced / "tolerances.json").read_text()))
+
+    @classmethod
+    def of(cls, source: str, folder: Path, tolerances: dict) -> "Oracle":
         meta = json.loads((folder / "meta.json").read_text())
         return cls(source, folder, meta, dict(np.load(folder / "out.npz")), tolerances)
+
+    def difference(self, key: str, found: torch.Tensor) -> float:
+        """The largest absolute difference between `found` and the result called `key`, or what is left of it."""
+        found = found.detach().double().numpy()
+        if key in self.results:
+            assert found.shape == self.results[key].shape, f"{key}: {found.shape}, {self.results[key].shape}"
+            return float(np.abs(found - self.results[key]).max())
+        return float(np.abs(found.ravel()[self.results[f"{key}:at"]] - self.results[f"{key}:values"]).max())
 
     def state(self) -> dict[str, torch.Tensor]:
         """The original's state dict: filled by name, times the gain that its meta.json states, statistics calibrated."""
@@ -57,10 +70,10 @@ class Oracle:
                 state[name] = torch.tensor(0)
                 continue
             value = statistics[name].astype(np.float32) if name in statistics else fill(name, shape)
-            for part, factor in self.meta["gain"].items():
+            for part, factor in self.meta.get("gain", {}).items():
                 if part in name:
                     value = value * np.float32(factor)
-            state[name] = torch.from_numpy(np.ascontiguousarray(value.reshape(shape)))
+            state[name] = torch.from_numpy(np.ascontiguousarray(value)).reshape(shape)  # numpy's has no 0-d
         return state
 
     def images(self) -> torch.Tensor:

@@ -47,6 +47,7 @@ SIDEWAYS: dict[str, set[str]] = {
     "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
     "input": {"decoding", "folders", "resizing", "settings", "text"},
+    "points": {"anchors"},
     "resizing": {"settings"},
     "settings": {"text"},
     "safe_pickle": {"text"},
