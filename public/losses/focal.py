@@ -48,6 +48,12 @@ def sigmoid_focal_loss(logits: torch.Tensor, is_positive: torch.Tensor, *, alpha
     return torch.where(is_positive, alpha, 1 - alpha) * cross_entropy * wrongness.pow(gamma)
 
 
+def focal_loss_of_labels(logits: torch.Tensor, labels: torch.Tensor, *, alpha: float, gamma: float) -> torch.Tensor:
+    """The focal loss of logits (..., K), of which the label's (...) alone is positive, or none where it is not 0..K-1."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return sigmoid_focal_loss(logits, labels[..., None] == classes, alpha=alpha, gamma=gamma)
+
+
 def penalty_reduced_focal_loss(
     logits: torch.Tensor, targets: torch.Tensor, *, alpha: float, beta: float
 ) -> torch.Tensor:
@@ -68,12 +74,6 @@ def penalty_reduced_focal_loss(
     signed = torch.where(is_peak, logits, -logits)
     penalty = torch.where(is_peak, 1.0, (1 - targets).pow(beta))
     return -penalty * (-signed).sigmoid().pow(alpha) * F.logsigmoid(signed)
-
-
-def focal_loss_of_labels(logits: torch.Tensor, labels: torch.Tensor, *, alpha: float, gamma: float) -> torch.Tensor:
-    """The focal loss of logits (..., K), of which the label's (...) alone is positive, or none where it is not 0..K-1."""
-    classes = torch.arange(logits.shape[-1], device=logits.device)
-    return sigmoid_focal_loss(logits, labels[..., None] == classes, alpha=alpha, gamma=gamma)
 
 
 def _finite_log(x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from public.losses.assigners.uniform import UniformAssigner, UniformAssignment
 from public.losses.box import giou
-from public.losses.focal import sigmoid_focal_loss
+from public.losses.focal import focal_loss_of_labels
 from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.precision import at_least_float32
@@ -116,8 +116,7 @@ class YOLOFLoss:
         """Sum over all classes of all anchors but the ignored ones."""
         labels = torch.stack([assignment.labels for assignment in assignments])  # (B, A)
         is_counted = torch.stack([assignment.is_counted for assignment in assignments])
-        is_positive = labels[..., None] == torch.arange(self.num_classes, device=labels.device)  # (B, A, K)
-        losses = sigmoid_focal_loss(class_logits, is_positive, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        losses = focal_loss_of_labels(class_logits, labels, alpha=self.focal_alpha, gamma=self.focal_gamma)  # (B, A, K)
         return (losses * is_counted[..., None]).sum()
 
     def _box_loss(

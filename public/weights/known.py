@@ -225,6 +225,9 @@ DETECTORS = (
     _of_mmdet(
         "retinanet_r50_mmdet", "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e", "36.5"
     ),
+    _of_mmdet(
+        "yolof_r50_mmdet", "yolof/yolof_r50_c5_8x8_1x_coco/yolof_r50_c5_8x8_1x_coco_20210425_024427-8e864411", "37.5"
+    ),
 )
 LICENCES = {
     "mmdet": "Apache-2.0, as MMDetection states for its code and models; the pictures it was trained on have terms of their "

@@ -21,7 +21,7 @@ from public.models.loading import load_weights
 from public.weights.convert import convert
 from tests.figures.fill_rule import fill, oracle_input
 from tests.figures.make_detector_figures import FAMILIES, reduced_folder, whole_folder
-from tests.helpers.places import FIGURES, SHARED
+from tests.helpers.places import SHARED
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,13 @@ class Oracle:
 
     @classmethod
     def read(cls, source: str, name: str) -> "Oracle":
-        """Skips the test where neither ../shared nor a reduced oracle nor a copy of it is."""
-        family = FAMILIES[source]
-        for root in (SHARED / "oracles", FIGURES / "oracles"):
-            if (root / family / name).exists():
-                tolerances = json.loads((root / "tolerances.json").read_text())
-                return cls.of(source, root / family / name, tolerances.get(f"{family}/{name}", {}))
-        reduced = reduced_folder(source, name)
+        """Skips the test where neither ../shared nor a reduced oracle is."""
+        folder, reduced = whole_folder(source, name), reduced_folder(source, name)
+        if folder.exists():
+            tolerances = json.loads((SHARED / "oracles/tolerances.json").read_text())
+            return cls.of(source, folder, tolerances.get(f"{FAMILIES[source]}/{name}", {}))
         if not reduced.exists():
-            pytest.skip(f"the oracle is not at {whole_folder(source, name)}")
+            pytest.skip(f"the oracle is not at {folder}")
         return cls.of(source, reduced, json.loads((reduced / "tolerances.json").read_text()))
 
     @classmethod

@@ -19,9 +19,9 @@ from torch import nn
 
 from public.models.dense import as_points, set_prior, sizes_of_levels
 from public.models.layers import ConvBNAct
+from public.models.towers import initialise, prediction
 
 LOGIT_LIMIT = math.log(1e8)  # of the logits inside the joint score's denominator
-INITIAL_STD = 0.01  # of the head's convolutions
 
 
 class YOLOFOutputs(NamedTuple):
@@ -71,18 +71,9 @@ class YOLOFHead(nn.Module):
         self.num_classes = num_classes
         self.class_tower = _tower(in_channels, num_class_convs, activation)
         self.box_tower = _tower(in_channels, num_box_convs, activation)
-        self.pred_cls = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
-        self.pred_box = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
-        self.pred_object = nn.Conv2d(in_channels, num_anchors, 3, padding=1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Convolutions N(0, 0.01), biases 0 but the classes', which start with the prior probability."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=INITIAL_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.pred_cls = prediction(in_channels, num_anchors * num_classes)
+        self.pred_box = prediction(in_channels, num_anchors * 4)
+        self.pred_object = prediction(in_channels, num_anchors)
         set_prior(self.pred_cls)
 
     def forward(self, maps: Sequence[torch.Tensor], image_size: tuple[int, int]) -> YOLOFOutputs:
@@ -96,7 +87,11 @@ class YOLOFHead(nn.Module):
 
 
 def _tower(channels: int, num_convs: int, activation: str) -> nn.Sequential:
-    return nn.Sequential(*(ConvBNAct(channels, channels, 3, activation=activation) for _ in range(num_convs)))
+    """`num_convs` 3x3 convolutions with BatchNorm, with initial values."""
+    layers = [ConvBNAct(channels, channels, 3, activation=activation) for _ in range(num_convs)]
+    for layer in layers:
+        initialise(layer.conv)
+    return nn.Sequential(*layers)
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from public.models.layers import ConvBNAct
+from public.models.towers import initialise
 
 
 class DilatedBlock(nn.Module):
@@ -63,7 +64,7 @@ class DilatedEncoder(nn.Module):
             nn.init.zeros_(cast(torch.Tensor, projection.conv.bias))
         for module in self.blocks.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
+                initialise(module)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         (x,) = maps
