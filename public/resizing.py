@@ -43,7 +43,7 @@ class ShorterSide:
 
     Fields:
         rounding: of a side times the factor to whole pixels: "nearest", the half upwards, as MMDetection does, or "down", as
-            torchvision does.  The product is a float64, there and here: 49 times 800 / 49 is 799.99..., down to 799.
+            torchvision does.  The product is a float64, there and here: 97 times 800 / 97 is 799.99..., down to 799.
         multiple: of the canvas's sides; 32 in both.
     """
 

@@ -25,7 +25,7 @@ class DenseDecoder:
     is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
     drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
-    def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int, keep_top_k: int):
+    def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int, keep_top_k: int):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k

@@ -17,7 +17,7 @@ def multiclass_nms(
     scores: torch.Tensor,
     *,
     score_threshold: float,
-    iou_threshold: float,
+    iou_threshold: float | None,
     keep_top_k: int,
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
@@ -29,8 +29,8 @@ def multiclass_nms(
 
     Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best, each level
     with its `top_k_per_level` best of all classes together; None: with all.  By falling score, a candidate removes the
-    later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all that remain, the `keep_top_k`
-    best are returned.
+    later ones of its class whose IoU with it is strictly above `iou_threshold`; None: none at all.  Of all that remain, the
+    `keep_top_k` best are returned.
 
     Args:
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
@@ -67,7 +67,10 @@ def multiclass_nms(
         values, order = scores[anchors, labels].sort(descending=True, stable=True)
         labels, anchors = labels[order], anchors[order]
 
-    kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
+    if iou_threshold is None:
+        kept = torch.arange(min(len(values), keep_top_k), device=values.device)
+    else:
+        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 

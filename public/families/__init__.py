@@ -3,23 +3,27 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet
+from public.families import centernet, fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet, yolof
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
+    "CenterNet": centernet.CenterNet,
     "FCOS": fcos.FCOS,
     "ImageClassifier": image_classifier.ImageClassifier,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
     "RetinaNet": retinanet.RetinaNet,
+    "YOLOF": yolof.YOLOF,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
 PUBLISHED: dict[str, Any] = {
+    **centernet.PUBLISHED,
     **fcos.PUBLISHED,
     **ppyoloe.PUBLISHED,
     **ppyoloe_aux.PUBLISHED,
     **retinanet.PUBLISHED,
+    **yolof.PUBLISHED,
 }
 
 

@@ -1,13 +1,15 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import fcos, ppyoloe, retinanet
+from public.weights.detectors import centernet, fcos, ppyoloe, retinanet, yolof
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
 RELEASED: dict[str, Released] = {
+    **centernet.RELEASED,
     **fcos.RELEASED,
     **ppyoloe.RELEASED,
     **retinanet.RELEASED,
+    **yolof.RELEASED,
 }
 
 
