@@ -44,11 +44,16 @@ FCOS_NAMES = {
     *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
     *("fcos_shapes", "fcos_r18_bccd"),
 }
+RETINANET_NAMES = {
+    *("resnet50_retinanet_coco_resize667", "resnet101_retinanet_coco_resize667", "resnet50_retinanet_coco_resize1000"),
+    *("resnet50_retinanet_voc_resize667", "resnet50_retinanet_voc_resize667_from_coco", "retinanet_shapes"),
+}
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
     *(
         "fcos_shapes",
+        "retinanet_shapes",
         "ppyoloe_xs_shapes",
         "ppyoloe_xs_voc",
         "ppyoloe_s_coco",
@@ -104,7 +109,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
