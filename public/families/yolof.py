@@ -154,10 +154,10 @@ class YOLOF:
         """Called before each epoch; YOLOF changes nothing in its network."""
 
 
-PAPER = YOLOF(
+GENERIC = YOLOF(
     backbone="resnet50",
     backbone_options=(),
-    backbone_batchnorm="frozen",
+    backbone_batchnorm="trained",
     stride=32,
     encoder_channels=512,
     encoder_block_channels=128,
@@ -184,7 +184,9 @@ PAPER = YOLOF(
 )
 
 PUBLISHED = {
-    "yolof": PAPER,  # for any backbone; no published weights
+    "yolof": GENERIC,  # the paper's, for any backbone; there, as in its released weights, BatchNorm is frozen
     # MMDetection's yolof_r50-c5_8xb8-1x_coco
-    "yolof_r50_mmdet": replace(PAPER, backbone_options=(("style", "caffe"),), empty_image_counts=True),
+    "yolof_r50_mmdet": replace(
+        GENERIC, backbone_options=(("style", "caffe"),), backbone_batchnorm="frozen", empty_image_counts=True
+    ),
 }

@@ -145,7 +145,7 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[torch.Tensor, 
     """Weight and bias, in float64, of the one convolution that equals `conv` then `bn` in eval mode."""
     scale, shift = batch_norm_factors(bn)
     if conv.bias is not None:
-        shift = shift + conv.bias.detach().double() * scale
+        shift = shift + scale * conv.bias.detach().double()
     return conv.weight.detach().double() * scale[:, None, None, None], shift
 
 
