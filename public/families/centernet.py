@@ -11,7 +11,7 @@ from torch import nn
 from public.decoders.centernet import CenterNetDecoder
 from public.families.named_backbone import Options, build_backbone
 from public.losses.centernet import BOX_NORMALISERS, SHARED_CELLS, CenterNetLoss
-from public.losses.heatmap import RadiusRule
+from public.losses.heatmap import RADIUS_RULES
 from public.models.backbone import Backbone
 from public.models.deformable import DeformableForm
 from public.models.detectors.centernet import CenterNetHead, CenterNetModel, CenterNetNeck
@@ -35,7 +35,7 @@ class CenterNet:
 
     # heat map and loss
     radius_overlap: Annotated[float, Within(0, 1, without_low=True, without_high=True)]
-    radius_rule: RadiusRule
+    radius_rule: Annotated[str, OneOf(RADIUS_RULES)]
     focal_alpha: NonNegative
     focal_beta: NonNegative
     shared_cell: Annotated[str, OneOf(SHARED_CELLS)]  # which objects of one cell teach their size and offset

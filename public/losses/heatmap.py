@@ -5,14 +5,9 @@ Source: CornerNet, arXiv 1808.01244, section 3.2, for the radius; Objects as Poi
 Legend: G objects, H W height and width of the map in cells, K classes.
 """
 
-from typing import Annotated
-
 import torch
 
-from public.settings import OneOf
-
 RADIUS_RULES = ("solved", "original")
-RadiusRule = Annotated[str, OneOf(RADIUS_RULES)]
 
 
 def gaussian_radii(widths: torch.Tensor, heights: torch.Tensor, *, overlap: float, rule: str) -> torch.Tensor:

@@ -16,14 +16,17 @@ INITIAL_STD = 0.01  # of the weights of towers and predictions; arXiv 1708.02002
 class TowerLayer(nn.Sequential):
     """3x3 convolution, GroupNorm where there are groups, ReLU.  (B, in_channels, H, W) -> (B, out_channels, H, W)
 
+    The convolution has its initial values.
+
     Args:
         groups: of GroupNorm; None: no normalisation.
         use_bias: whether the convolution has a bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int | None, use_bias: bool):
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv"] = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=use_bias)
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=use_bias)
+        initialise(conv)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         if groups is not None:
             layers["norm"] = nn.GroupNorm(groups, out_channels)
         layers["act"] = nn.ReLU()
@@ -31,11 +34,10 @@ class TowerLayer(nn.Sequential):
 
 
 def tower(channels: int, *, num_layers: int, groups: int | None, use_bias: bool) -> nn.Sequential:
-    """`num_layers` TowerLayers of `channels` in a row, with initial values."""
-    layers = [TowerLayer(channels, channels, groups=groups, use_bias=use_bias) for _ in range(num_layers)]
-    for layer in layers:
-        initialise(layer.conv)
-    return nn.Sequential(*layers)
+    """`num_layers` TowerLayers of `channels` in a row."""
+    return nn.Sequential(
+        *(TowerLayer(channels, channels, groups=groups, use_bias=use_bias) for _ in range(num_layers))
+    )
 
 
 def prediction(in_channels: int, out_channels: int) -> nn.Conv2d:

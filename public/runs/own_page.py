@@ -128,12 +128,17 @@ def _state_steps(page: PageText, own: Own) -> None:
 
 
 def _state_size(page: PageText, own: Own) -> None:
-    """The size of a detector's input, wherever the page states it."""
+    """The size of a detector's input, wherever the page states it; the rule of a page that keeps aspects fits any data."""
     config = own.original.config
+    if config.input.multiple is not None:
+        why = f"as in {own.original.name}: the rule of resize brings pictures of any size to it"
+        page.set_inner("input", "size", literal(config.input.size), why)
+        return
     drawn = [kind for kind in config.batch_transforms if hasattr(kind, "sizes")]
     size = fitting.choose_size(own.parts.read["train"], is_square=bool(drawn))
     page.set_inner("input", "size", literal(size.value), size.why)
-    page.set_inner("train_transforms", "size", literal(size.value))
+    for name in ("size", "crop_size"):
+        page.set_inner("train_transforms", name, literal(size.value))
     if drawn:
         sizes = fitting.choose_sizes(size.value[0], drawn[0].sizes, config.input.size[0])
         page.set_inner("batch_transforms", "sizes", literal(sizes.value), sizes.why)

@@ -206,6 +206,16 @@ def _of_mmdet(model: str, place: str, figure: str) -> KnownWeights:
 
 # whole detectors of torchvision and MMDetection; the figures are those of their tables
 DETECTORS = (
+    _of_mmdet(
+        "centernet_r18_mmdet",
+        "centernet/centernet_resnet18_140e_coco/centernet_resnet18_140e_coco_20210705_093630-bb5b3bf7",
+        "25.9",
+    ),
+    _of_mmdet(
+        "centernet_r18_dcn_mmdet",
+        "centernet/centernet_resnet18_dcnv2_140e_coco/centernet_resnet18_dcnv2_140e_coco_20210702_155131-c8cd631f",
+        "29.5",
+    ),
     _of_torchvision("fcos_r50_torchvision", "fcos_resnet50_fpn_coco-99b0c9b7", "39.2"),
     _of_mmdet(
         "fcos_r50_mmdet", "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa", "36.6"

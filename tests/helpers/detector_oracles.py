@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from public.checkpoint_files import load_checkpoint
+from public.input import Geometry, InputSpec
 from public.models import create_model
 from public.models.loading import load_weights
 from public.weights.convert import convert
@@ -103,6 +105,30 @@ class Oracle:
         """The original's parameter names -> norm of the gradient, without those that it does not train (-1)."""
         norms = self.results[f"{case}/grad_norm"]
         return {name: float(norm) for name, norm in zip(self.meta["param_order"], norms) if norm >= 0}
+
+
+def unequal_pictures(oracle: Oracle, spec: InputSpec) -> tuple[torch.Tensor, list[Geometry]]:
+    """The two pictures of a torchvision oracle's `full` results as a normalised batch, and where they lie in it.
+
+    Placed by our rule, `spec`, and compared with torchvision's batch; resized as torchvision does, in floating point: ours
+    resizes whole grey values.
+    """
+    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+    tag, shapes = oracle.meta["input"]["tag"], {"img0": (3, 50, 80), "img1": (3, 64, 60)}
+    pictures = [torch.from_numpy(oracle_input(f"{tag}:{name}", shape)).sigmoid() for name, shape in shapes.items()]
+    placed = [spec.resize.place(*picture.shape[1:], spec.size) for picture in pictures]
+    assert [[p.height, p.width] for p in placed] == oracle.results["full/image_sizes"].tolist()
+    canvas = max(p.canvas_height for p in placed), max(p.canvas_width for p in placed)
+    batch, geometries = torch.zeros(len(pictures), 3, *canvas), []
+    for image, (picture, p) in enumerate(zip(pictures, placed)):
+        resized = F.interpolate(((picture - mean) / std)[None], size=(p.height, p.width), mode="bilinear")[0]
+        batch[image, :, : p.height, : p.width] = resized
+        height, width = picture.shape[1:]
+        geometries.append(Geometry(p.width / width, p.height / height, 0, 0, width, height))
+    assert list(batch.shape) == oracle.results["full/batch_shape"].tolist()
+    if "full/batch_sub4" in oracle.results:  # reduced figures have none
+        np.testing.assert_allclose(batch[:, :, ::4, ::4], oracle.results["full/batch_sub4"], rtol=0, atol=2e-5)
+    return batch, geometries
 
 
 def converted(oracle: Oracle, model_name: str, folder: Path) -> tuple[nn.Module, dict]:

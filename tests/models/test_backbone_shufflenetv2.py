@@ -12,7 +12,6 @@ from public.weights.backbones.shufflenetv2 import rename
 from tests.helpers.backbone_checks import (
     build_on_meta,
     check_oracle,
-    check_promises,
     check_second_implementation,
     num_parameters,
     oracle_state,
@@ -44,10 +43,6 @@ def test_published_numbers(name):
     """Parameters as torchvision documents them."""
     published = torchvision.models.get_model_weights(torchvision_name(name)).DEFAULT.meta["num_params"]
     assert num_parameters(build_on_meta(shufflenetv2, name, num_classes=1000)) == published
-
-
-def test_promises():
-    check_promises(shufflenetv2, "shufflenetv2_x0_5")
 
 
 def test_halves_are_interleaved():

@@ -60,13 +60,15 @@ def trained(oracle, loaded) -> tuple[CenterNetModel, CenterNetOutputs]:
     return model, model(oracle.images().double())
 
 
-def as_map(points: torch.Tensor) -> np.ndarray:
+def as_map(points: torch.Tensor) -> torch.Tensor:
     """(B, A, C) -> (B, C, H, W)"""
-    return points.detach().transpose(1, 2).unflatten(2, SIZE).numpy()
+    return points.transpose(1, 2).unflatten(2, SIZE)
 
 
 def original_outputs(oracle: Oracle) -> CenterNetOutputs:
-    """In float32, as they were stored; the original's heat map is behind its sigmoid."""
+    """In float32, as they were stored, the heat map behind its sigmoid; skips where only a part of them is there."""
+    if "head/out0.lvl0" not in oracle.results:
+        pytest.skip("the reduced figures hold a part of the outputs")
     heatmap, sizes, offsets = (torch.from_numpy(oracle.results[f"head/out{i}.lvl0"]) for i in range(3))
     return CenterNetOutputs(as_points(heatmap.double().logit()), as_points(sizes), as_points(offsets), (SIZE,))
 
@@ -91,7 +93,7 @@ def test_raw_outputs(oracle, outputs):
     found = (outputs.class_logits.sigmoid(), outputs.sizes_wh, outputs.offsets_xy)
     for i, points in enumerate(found):
         limit = 3 * oracle.tolerances[f"out{i}.lvl0"]["max_abs"]
-        np.testing.assert_allclose(as_map(points), oracle.results[f"head/out{i}.lvl0"], rtol=0, atol=limit)
+        assert oracle.difference(f"head/out{i}.lvl0", as_map(points)) <= limit
 
 
 def test_torchvisions_convolution_gives_the_same_outputs(oracle, loaded, outputs):

@@ -6,6 +6,8 @@ originals' rounding alone, which tolerances.json states.  The second implementat
 compute in float64 too and leave no room.
 """
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 from public.decoders import create_decoder
+from public.decoders.dense import clip_boxes
+from public.input import to_image
 from public.losses import create_loss
 from public.losses.assigners.assignment import BACKGROUND, IGNORED
 from public.models import create_model
@@ -20,7 +24,7 @@ from public.models.loading import load_weights
 from public.protocols import Progress
 from public.weights.detectors import released
 from tests.figures.make_detector_figures import reduced, reduced_folder
-from tests.helpers.detector_oracles import Oracle, converted
+from tests.helpers.detector_oracles import Oracle, converted, unequal_pictures
 
 NAMES = {
     "torchvision": ("retinanet_resnet50_fpn", "retinanet_r50_torchvision"),
@@ -28,7 +32,7 @@ NAMES = {
 }
 LEVEL_SIZES = ((8, 12), (4, 6), (2, 3), (1, 2), (1, 1))
 PROGRESS = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=12, steps_per_epoch=1)
-RELU_SIDES = 1e-2  # by which a gradient's norm may differ, see test_gradients
+RELU_SIDES = 1e-2  # by which the norm of a gradient behind many ReLUs may differ, see test_gradients
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -169,6 +173,28 @@ def check_detections(oracle: Oracle, key: str, found: dict[str, torch.Tensor]) -
     assert len(set(distances.argmin(0).tolist())) == len(labels)
 
 
+def test_unequal_pictures_go_the_same_way(original):
+    """torchvision's detections of two pictures of unequal sizes are candidates with our rule, padding and way back.
+
+    These pictures are not what the oracle's statistics were measured on: nearly all scores of both are exactly 1 in float32,
+    so that which of them are kept is an accident there.  Their boxes and classes are none.
+    """
+    if original.oracle.source != "torchvision":
+        pytest.skip("of torchvision's only")
+    spec = replace(released(original.name, "torchvision").input, size=(64, 128))
+    batch, geometries = unequal_pictures(original.oracle, spec)
+    with torch.no_grad():
+        boxes, scores = create_decoder(original.name).decode(original.model(batch.double()))
+    boxes = clip_boxes(boxes, [geometry.region for geometry in geometries])
+    candidates = [{"boxes": b, "scores": s, "labels": s} for b, s in zip(boxes, scores)]
+    for image, found in enumerate(to_image(candidates, geometries)):
+        kept = {key: original.oracle.results[f"full.{image}/{key}"] for key in ("boxes", "scores", "labels")}
+        assert len(kept["labels"]) == 300
+        for box, score, label in zip(kept["boxes"], kept["scores"], kept["labels"]):
+            is_there = (found["boxes"] - torch.from_numpy(box)).abs().amax(1) < 0.05
+            assert ((scores[image, :, label] - score).abs() < 1e-4)[is_there].any()
+
+
 # ---------------------------------------------------------------------------------------------- training
 
 
@@ -224,7 +250,8 @@ def test_gradients(original, case):
     total = sum(terms_of(original, case).values())
     gradients = torch.autograd.grad(total, used, retain_graph=True)
     for (theirs, norm), gradient in zip(original.oracle.gradient_norms(case).items(), gradients, strict=True):
-        assert gradient.norm().item() == pytest.approx(norm, rel=RELU_SIDES), theirs
+        limit = 5e-4 if names[theirs].startswith("head.pred_") else RELU_SIDES
+        assert gradient.norm().item() == pytest.approx(norm, rel=limit), theirs
     untrained = parameters.keys() - set(names.values())
     assert {name.split(".")[1] for name in untrained} == {"stem", "stages"}
 
@@ -239,6 +266,17 @@ def test_batchnorm_of_the_backbone_is_what_the_original_trains(original):
 
 
 # ---------------------------------------------------------------------------------------------- weights
+
+
+def test_both_namings_of_torchvisions_layers_are_accepted(original):
+    """Those before torchvision 0.13 and those since."""
+    if original.oracle.source != "torchvision":
+        pytest.skip("of torchvision's only")
+    rename = released(original.name, "torchvision").rename
+    pairs = json.loads((original.oracle.folder / "alias.json").read_text())
+    assert len(pairs) == 28
+    for old, new in pairs.items():
+        assert rename({old: np.zeros(1)}).keys() == rename({new: np.zeros(1)}).keys()
 
 
 def test_the_checkpoint_says_what_it_is(original):

@@ -19,7 +19,7 @@ from public.losses.box import pairwise_iou
 # What the anchors learn that overlap an object more than all others do, below the threshold too: nothing special; the
 # object that they overlap most (torchvision); that object, the last one where there are several (MMDetection).
 LOW_QUALITY = ("off", "own_object", "that_object")
-MOST_PAIRS = 2**23  # of an anchor and an object that are looked at together: 32 MB a matrix
+MOST_PAIRS = 2**22  # of an anchor and an object that are looked at together: 16 MB a matrix
 
 
 class MaxIoUAssigner:
@@ -50,9 +50,7 @@ class MaxIoUAssigner:
         best_object = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
         wanted_by = torch.full_like(best_object, BACKGROUND)  # the last object of which the anchor is a best one
         rows = max(MOST_PAIRS // max(len(anchors), 1), 1)
-        for start in range(
-            0, len(boxes), rows
-        ):  # some objects at a time, so that memory does not grow with all of them
+        for start in range(0, len(boxes), rows):  # some objects at a time: memory does not grow with all of them
             ious = pairwise_iou(boxes[start : start + rows], anchors, eps=0.0)  # (rows, A)
             iou, number = ious.amax(0), ious.argmax(0)  # argmax returns the first of equal values
             is_better = iou > best_iou
