@@ -69,9 +69,7 @@ def codes_to_boxes(codes: torch.Tensor, corners: torch.Tensor, strides: torch.Te
     return torch.cat([centres - half_sides, centres + half_sides], dim=-1)
 
 
-def boxes_to_codes(
-    boxes: torch.Tensor, corners: torch.Tensor, strides: torch.Tensor, *, eps: float
-) -> torch.Tensor:
+def boxes_to_codes(boxes: torch.Tensor, corners: torch.Tensor, strides: torch.Tensor, *, eps: float) -> torch.Tensor:
     """The inverse of `codes_to_boxes`, for boxes (A, 4); `eps`, in strides, keeps the log of a side of 0 finite."""
     left_top, right_bottom = boxes.chunk(2, dim=-1)
     centres = ((left_top + right_bottom) / 2 - corners) / strides

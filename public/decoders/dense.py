@@ -21,6 +21,7 @@ class DenseDecoder:
     """
 
     candidates_of = "class"  # or "level"
+    clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
 
     def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int | None, keep_top_k: int | None):
@@ -69,6 +70,11 @@ class DenseDecoder:
             )
             for boxes, scores in zip(all_boxes, self.candidate_scores(all_scores))
         ]
+
+
+def clips_to_picture(decoder: Any) -> bool:
+    """What `public.input.to_image` has to do with what `decoder` found; an experiment's own may say nothing of it."""
+    return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
 def clip_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

@@ -24,13 +24,15 @@ class YOLOXDecoder(DenseDecoder):
         strides: of the levels, in the order of the outputs.
         one_class_a_box: whether a box is a candidate for its best class only (of equal scores the first), as in the
             original, or for each of its classes.
+        clips_to_picture: whether boxes are cut off at the borders of the original picture, which the original leaves out.
         thresholds: those of DenseDecoder.
     """
 
-    def __init__(self, *, strides: tuple[int, ...], one_class_a_box: bool, **thresholds):
+    def __init__(self, *, strides: tuple[int, ...], one_class_a_box: bool, clips_to_picture: bool, **thresholds):
         super().__init__(**thresholds)
         self.strides = tuple(strides)
         self.one_class_a_box = one_class_a_box
+        self.clips_to_picture = clips_to_picture
 
     def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32.

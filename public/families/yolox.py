@@ -62,6 +62,7 @@ class YOLOX:
 
     # decoder
     one_class_a_box: bool  # a box is a candidate for its best class only
+    clip_to_picture: bool  # boxes are cut off at the borders of the original picture
     score_threshold: Probability
     nms_iou: Probability
     nms_top_k: Count | None  # candidates a class; None: all
@@ -88,9 +89,7 @@ class YOLOX:
             TypeError: an option that the backbone's family does not know.
         """
         is_own = backbone is None
-        backbone = build_backbone(
-            self.backbone, self.backbone_options, self.strides, in_chans=in_chans, given=backbone
-        )
+        backbone = build_backbone(self.backbone, self.backbone_options, self.strides, in_chans=in_chans, given=backbone)
         if is_own:
             for module in backbone.modules():
                 if isinstance(module, nn.Conv2d):
@@ -117,9 +116,7 @@ class YOLOX:
             use_depthwise=self.use_depthwise,
             **options,
         )
-        return YOLOXModel(
-            backbone=backbone, neck=neck, head=head, strides=self.strides, num_classes=self.num_classes
-        )
+        return YOLOXModel(backbone=backbone, neck=neck, head=head, strides=self.strides, num_classes=self.num_classes)
 
     def build_loss(self) -> YOLOXLoss:
         return YOLOXLoss(
@@ -141,6 +138,7 @@ class YOLOX:
         return YOLOXDecoder(
             strides=self.strides,
             one_class_a_box=self.one_class_a_box,
+            clips_to_picture=self.clip_to_picture,
             score_threshold=self.score_threshold,
             nms_iou=self.nms_iou,
             nms_top_k=self.nms_top_k,
@@ -182,6 +180,7 @@ def coco(
         loss_weight_cls=1.0,
         loss_weight_l1=1.0,
         one_class_a_box=True,
+        clip_to_picture=False,
         score_threshold=0.001,
         nms_iou=0.65,
         nms_top_k=None,

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 
 from public.datasets.sample import Sample, SampleKey
-from public.input import INTERPOLATIONS, Interpolation
 from public.random_streams import stream
+from public.resizing import INTERPOLATIONS, Interpolation
 from public.settings import Color, Count, Counts, NotEmpty
 from public.settings import check as check_settings
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation

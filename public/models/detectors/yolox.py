@@ -47,9 +47,7 @@ class YOLOXHead(nn.Module):
         options: of every ConvBNAct: activation, bn_eps, bn_momentum.
     """
 
-    def __init__(
-        self, *, in_channels: Sequence[int], channels: int, num_classes: int, use_depthwise: bool, **options
-    ):
+    def __init__(self, *, in_channels: Sequence[int], channels: int, num_classes: int, use_depthwise: bool, **options):
         super().__init__()
 
         def branch() -> nn.Sequential:
@@ -75,7 +73,10 @@ class YOLOXHead(nn.Module):
             object_maps.append(self.object_preds[i](boxes))
             box_maps.append(self.box_preds[i](boxes))
         return YOLOXOutputs(
-            points_of_levels(class_maps), points_of_levels(object_maps), points_of_levels(box_maps), sizes_of_levels(maps)
+            points_of_levels(class_maps),
+            points_of_levels(object_maps),
+            points_of_levels(box_maps),
+            sizes_of_levels(maps),
         )
 
 

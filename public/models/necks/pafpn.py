@@ -10,6 +10,7 @@ Legend: B batch, C channels, H W height and width.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -48,12 +49,12 @@ class PAFPN(nn.Module):
 
         self.laterals = nn.ModuleList()  # deepest first, as the top-down path goes
         self.top_down = nn.ModuleList()
-        for shallow, deep in reversed(list(zip(in_channels, in_channels[1:]))):
+        for shallow, deep in reversed(list(pairwise(in_channels))):
             self.laterals.append(ConvBNAct(deep, shallow, 1, **options))
             self.top_down.append(csp(2 * shallow, shallow))
         self.downs = nn.ModuleList()  # finest first, as the bottom-up path goes
         self.bottom_up = nn.ModuleList()
-        for shallow, deep in zip(in_channels, in_channels[1:]):
+        for shallow, deep in pairwise(in_channels):
             self.downs.append(conv_3x3(shallow, shallow, stride=2, use_depthwise=use_depthwise, **options))
             self.bottom_up.append(csp(2 * shallow, deep))
         self.out_channels = tuple(in_channels)

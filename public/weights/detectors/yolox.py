@@ -120,7 +120,7 @@ def _input(side: int) -> InputSpec:
     """As YOLOX's `preproc` prepares an image: aspect kept, at the top left of a square of grey."""
     return InputSpec(
         size=(side, side),
-        resize="letterbox",
+        resize="letterbox_by_ratio",
         interpolation="linear",
         padding=114,
         color_order="bgr",
@@ -132,9 +132,7 @@ def _input(side: int) -> InputSpec:
 
 def _legacy(spec: InputSpec) -> InputSpec:
     """The input of the weights of before August 2021: `preproc` with its option `legacy`."""
-    return replace(
-        spec, color_order="rgb", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
+    return replace(spec, color_order="rgb", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 SIDES = {"yolox_nano": 416, "yolox_tiny": 416}  # of the test input; 640 for the others
