@@ -3,18 +3,30 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import image_classifier, ppyoloe, ppyoloe_aux, yolox
+from public.families import centernet, fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet, yolof, yolox
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
+    "CenterNet": centernet.CenterNet,
+    "FCOS": fcos.FCOS,
     "ImageClassifier": image_classifier.ImageClassifier,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
+    "RetinaNet": retinanet.RetinaNet,
+    "YOLOF": yolof.YOLOF,
     "YOLOX": yolox.YOLOX,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
-PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED, **yolox.PUBLISHED}
+PUBLISHED: dict[str, Any] = {
+    **centernet.PUBLISHED,
+    **fcos.PUBLISHED,
+    **ppyoloe.PUBLISHED,
+    **ppyoloe_aux.PUBLISHED,
+    **retinanet.PUBLISHED,
+    **yolof.PUBLISHED,
+    **yolox.PUBLISHED,
+}
 
 
 def published(name: str):

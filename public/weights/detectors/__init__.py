@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
-from public.weights.detectors import ppyoloe, yolox
+from public.weights.detectors import centernet, fcos, ppyoloe, retinanet, yolof, yolox
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**ppyoloe.RELEASED, **yolox.RELEASED}
+RELEASED: dict[str, Released] = {
+    **centernet.RELEASED,
+    **fcos.RELEASED,
+    **ppyoloe.RELEASED,
+    **retinanet.RELEASED,
+    **yolof.RELEASED,
+    **yolox.RELEASED,
+}
 
 
 def released(name: str, source: str) -> Released:
