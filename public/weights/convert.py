@@ -48,6 +48,7 @@ class Conversion:
     model_name: str
     settings: Any  # of the network; with the file's number of classes once that is known
     released: Released  # whose weights they are, and what is known of them
+    source: str  # whose file it is
     file: Path
     backbone_only: bool
     sha256: str = ""  # of the file
@@ -103,7 +104,12 @@ def convert(
         raise ValueError(f"no published network is called {model_name!r}; did you mean {', '.join(nearest)}?")
     known = released(model_name, source)
     result = Conversion(
-        model_name=model_name, settings=published(model_name), released=known, file=file, backbone_only=backbone_only
+        model_name=model_name,
+        settings=published(model_name),
+        released=known,
+        source=source,
+        file=file,
+        backbone_only=backbone_only,
     )
     arrays = (_read_paddle if source == "paddle" else _read_torch)(result)
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
@@ -132,7 +138,9 @@ def _card(result: Conversion, num_classes: int | None, names_file: Path | None) 
 def _read_paddle(result: Conversion) -> dict[str, np.ndarray]:
     foreign = read_pdparams(result.file)
     result.sha256 = foreign.sha256
-    result.notes.append(f"{result.file}: sha256 {foreign.sha256}, {check_sha256(result.file.name, foreign.sha256)}")
+    result.notes.append(
+        f"{result.file}: sha256 {foreign.sha256}, {check_sha256(result.file.name, foreign.sha256, result.source)}"
+    )
     result.left_out |= foreign.left_out
     arrays, lines = widen_arrays(foreign.arrays, result.file)
     result.notes += lines
@@ -142,7 +150,10 @@ def _read_paddle(result: Conversion) -> dict[str, np.ndarray]:
 def _read_torch(result: Conversion) -> dict[str, np.ndarray]:
     foreign = read_torch_file(result.file)
     result.sha256 = foreign.sha256
-    result.notes += [*foreign.notes, f"{result.file.name}: {check_sha256(result.file.name, foreign.sha256)}"]
+    result.notes += [
+        *foreign.notes,
+        f"{result.file.name}: {check_sha256(result.file.name, foreign.sha256, result.source)}",
+    ]
     result.left_out |= foreign.left_out
     tensors, lines = widen_tensors(foreign.tensors, result.file)
     result.notes += lines

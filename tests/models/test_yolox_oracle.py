@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from public.checkpoint_files import load_checkpoint
 from public.decoders import create_decoder
 from public.input import prepare
 from public.losses import create_loss
 from public.models import create_model
 from public.models.fuse import fuse
-from public.models.loading import load_weights
 from public.protocols import Progress
 from public.training.optimizers import SGD
-from public.weights.convert import convert
 from public.weights.detectors import released
 from public.weights.detectors.yolox import layer_names
 from tests.figures.fill_rule import fill, oracle_input
@@ -311,17 +308,3 @@ def test_letterbox_has_the_pixels_of_the_original(picture, height, width):
     assert theirs.shape == tuple(expected["shape"])
     assert zlib.crc32(theirs.tobytes()) == expected["crc32_uint8"]
     assert geometry.scale_x == geometry.scale_y == expected["ratio"]
-
-
-def test_the_official_layout_is_converted(tmp_path):
-    """A file as Megvii's trainer writes it: the average of the weights under "model", and the optimizer beside it."""
-    file = ORACLES / "yolox_nano/yolox_nano.pth"
-    if not file.exists():
-        pytest.skip(f"there is no {file}")
-    report = convert(source="yolox", model_name="yolox_nano", file=file, output=tmp_path / "ours.pth")
-    assert "added: 0 counters of BatchNorm (num_batches_tracked), as 0" in report
-    assert any(line.startswith("  optimizer: beside the weights") for line in report)
-    checkpoint = load_checkpoint(tmp_path / "ours.pth")
-    spec = checkpoint["input"]
-    assert (spec["color_order"], spec["scale"], spec["padding"], spec["size"]) == ("bgr", 1.0, 114, [416, 416])
-    load_weights(create_model("yolox_nano"), checkpoint, tmp_path / "ours.pth")
