@@ -29,6 +29,7 @@ from public.resizing import (
     Placement,
     ShorterSide,
     letterbox,
+    letterbox_by_ratio,
     round_up,
     stretch,
 )
@@ -36,6 +37,7 @@ from public.settings import Level, Positive, Side, check
 from public.text import shown
 
 FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
+ROUNDING = 1e-6  # pixels by which a whole number may be missed where a side is multiplied by its scale
 LONGEST = 32  # times as long as wide: pictures that are longer are cut before they are resized
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
@@ -61,7 +63,8 @@ class InputSpec:
         size: (height, width) in pixels.  With `ShorterSide` the smaller number is the shorter side's and the larger the
             most of the longer, such as (800, 1333).  With `KeepSize` it decides nothing; FLOPs are counted for it.
         resize: "stretch" to the size; "letterbox": aspect kept, as large as fits, sides rounded down, picture at the top
-            left, the rest padded; `ShorterSide(...)` or `KeepSize(...)`, which see.
+            left, the rest padded; "letterbox_by_ratio": the same with YOLOX's boxes, see `public.resizing`;
+            `ShorterSide(...)` or `KeepSize(...)`, which see.
         interpolation: "nearest", "linear", "cubic", "area" or "lanczos".
         padding: grey value 0..255 of the padding; or "mean", the colour `mean`: exact zeros of the normalised input, with
             `ShorterSide` and `KeepSize` only (a letterbox of training is drawn in whole grey values).
@@ -73,7 +76,7 @@ class InputSpec:
     """
 
     size: tuple[Side, Side]
-    resize: Literal["stretch", "letterbox"] | ShorterSide | KeepSize
+    resize: Literal["stretch", "letterbox", "letterbox_by_ratio"] | ShorterSide | KeepSize
     interpolation: Interpolation
     padding: Level | Literal["mean"]
     color_order: Literal["rgb", "bgr"]
@@ -181,8 +184,8 @@ class Geometry(NamedTuple):
     @property
     def region(self) -> Region:
         """Where the picture lies on its canvas."""
-        right = self.pad_left + round(self.width * self.scale_x)
-        return self.pad_left, self.pad_top, right, self.pad_top + round(self.height * self.scale_y)
+        right = self.pad_left + int(self.width * self.scale_x + ROUNDING)
+        return self.pad_left, self.pad_top, right, self.pad_top + int(self.height * self.scale_y + ROUNDING)
 
 
 def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
@@ -190,7 +193,7 @@ def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
 
     The picture is resized and padded as `spec` says; alone, so with `ShorterSide` and `KeepSize` to multiples only, and
     `stack` brings several to one size.  The scales are those of the sides after rounding, so that boxes come back without
-    bias.
+    bias, but with "letterbox_by_ratio".
     """
     height, width = image.shape[:2]
     placed = _place(height, width, spec)
@@ -201,7 +204,7 @@ def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
     if placed.top or below or placed.left or right:
         borders = placed.top, below, placed.left, right
         image = cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=spec.padding_color)
-    scale_x, scale_y = placed.width / width, placed.height / height
+    scale_x, scale_y = placed.scale or placed.width / width, placed.scale or placed.height / height
     return image, Geometry(scale_x, scale_y, placed.left, placed.top, width, height)
 
 
@@ -210,6 +213,8 @@ def _place(height: int, width: int, spec: InputSpec) -> Placement:
         return stretch(height, width, spec.size)
     if spec.resize == "letterbox":
         return letterbox(height, width, spec.size)
+    if spec.resize == "letterbox_by_ratio":
+        return letterbox_by_ratio(height, width, spec.size)
     return spec.resize.place(height, width, spec.size)
 
 
@@ -321,12 +326,13 @@ def _is_padding(inputs: torch.Tensor, regions: Sequence[Region] | None) -> torch
     return ~(is_row.unsqueeze(2) & is_column.unsqueeze(1))
 
 
-def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
+def to_image(detections: list[dict], geometries: list[Geometry], *, clip: bool = True) -> list[dict]:
     """Detections in network pixels as detections in pixels of the original pictures, clipped to them.
 
     Args:
         detections: one dict a picture: `boxes` (N, 4) x1 y1 x2 y2, `scores` (N,), `labels` (N,) tensors.
         geometries: the geometry of each picture.
+        clip: False leaves boxes as they are that reach beyond their picture.
 
     Raises:
         ValueError: not as many geometries as detections.
@@ -337,8 +343,11 @@ def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
     for detection, geometry in zip(detections, geometries):
         pad_left, pad_top, scale_x, scale_y = geometry.pad_left, geometry.pad_top, geometry.scale_x, geometry.scale_y
         x1, y1, x2, y2 = detection["boxes"].unbind(dim=1)
-        x1, x2 = (((x - pad_left) / scale_x).clamp(0, geometry.width) for x in (x1, x2))
-        y1, y2 = (((y - pad_top) / scale_y).clamp(0, geometry.height) for y in (y1, y2))
+        x1, x2 = ((x - pad_left) / scale_x for x in (x1, x2))
+        y1, y2 = ((y - pad_top) / scale_y for y in (y1, y2))
+        if clip:
+            x1, x2 = (x.clamp(0, geometry.width) for x in (x1, x2))
+            y1, y2 = (y.clamp(0, geometry.height) for y in (y1, y2))
         restored.append({**detection, "boxes": torch.stack([x1, y1, x2, y2], dim=1)})
     return restored
 

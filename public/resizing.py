@@ -23,7 +23,10 @@ Rounding = Literal["nearest", "down"]
 
 
 class Placement(NamedTuple):
-    """The sides of a resized picture, those of its canvas, and where the picture's upper left corner lies on it."""
+    """The sides of a resized picture, those of its canvas, and where the picture's upper left corner lies on it.
+
+    `scale`: pixels of the canvas a pixel of the picture, by which boxes go; None: by the sides, each as it was rounded.
+    """
 
     height: int
     width: int
@@ -31,6 +34,7 @@ class Placement(NamedTuple):
     canvas_width: int
     left: int = 0
     top: int = 0
+    scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,17 @@ def letterbox(height: int, width: int, size: tuple[int, int]) -> Placement:
     if canvas_height * width <= canvas_width * height:  # the height is what limits it
         return Placement(canvas_height, max(width * canvas_height // height, 1), *size)
     return Placement(max(height * canvas_width // width, 1), canvas_width, *size)
+
+
+def letterbox_by_ratio(height: int, width: int, size: tuple[int, int]) -> Placement:
+    """YOLOX's rule: as `letterbox`, but boxes go by the one factor, of which the rounded sides fall short.
+
+    Both sides are multiplied by min(canvas height / height, canvas width / width), a float64, and rounded down; where a
+    product comes out just below a whole number, the longer side misses a pixel of the canvas, too.  A box at the right or
+    lower end of a picture is up to a pixel of the canvas off from where `letterbox` has it, which is where it is seen.
+    """
+    scale = min(size[0] / height, size[1] / width)
+    return Placement(max(int(height * scale), 1), max(int(width * scale), 1), *size, scale=scale)
 
 
 def shorter_side(height: int, width: int, shorter: int, longest: int, rounding: Rounding) -> tuple[int, int]:

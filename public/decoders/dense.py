@@ -18,14 +18,15 @@ class DenseDecoder:
 
     Args:
         score_threshold, nms_iou, keep_top_k: see `public.decoders.nms.multiclass_nms`.
-        nms_top_k: candidates that go on: of each class, or of each level, by `candidates_of`.
+        nms_top_k: candidates that go on: of each class, or of each level, by `candidates_of`; None: all.
     """
 
     candidates_of = "class"  # or "level"
+    clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
     drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
-    def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int, keep_top_k: int):
+    def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int | None, keep_top_k: int | None):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k
@@ -81,6 +82,11 @@ class DenseDecoder:
             )
             for image, (boxes, scores) in enumerate(zip(all_boxes, all_scores))
         ]
+
+
+def clips_to_picture(decoder: Any) -> bool:
+    """What `public.input.to_image` has to do with what `decoder` found; an experiment's own may say nothing of it."""
+    return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
 def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:

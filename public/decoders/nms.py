@@ -18,7 +18,7 @@ def multiclass_nms(
     *,
     score_threshold: float,
     iou_threshold: float | None,
-    keep_top_k: int,
+    keep_top_k: int | None,
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
     level_lengths: Sequence[int] = (),
@@ -30,7 +30,7 @@ def multiclass_nms(
     Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best, each level
     with its `top_k_per_level` best of all classes together; None: with all.  By falling score, a candidate removes the
     later ones of its class whose IoU with it is strictly above `iou_threshold`; None: none at all.  Of all that remain, the
-    `keep_top_k` best are returned.
+    `keep_top_k` best are returned; None: all.
 
     Args:
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
@@ -67,10 +67,11 @@ def multiclass_nms(
         values, order = scores[anchors, labels].sort(descending=True, stable=True)
         labels, anchors = labels[order], anchors[order]
 
+    num_wanted = len(values) if keep_top_k is None else keep_top_k
     if iou_threshold is None:
-        kept = torch.arange(min(len(values), keep_top_k), device=values.device)
+        kept = torch.arange(min(len(values), num_wanted), device=values.device)
     else:
-        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
+        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 

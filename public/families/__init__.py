@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import centernet, fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet, yolof
+from public.families import centernet, fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet, yolof, yolox
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
@@ -14,6 +14,7 @@ SETTINGS_CLASSES: dict[str, type] = {
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
     "RetinaNet": retinanet.RetinaNet,
     "YOLOF": yolof.YOLOF,
+    "YOLOX": yolox.YOLOX,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
@@ -24,6 +25,7 @@ PUBLISHED: dict[str, Any] = {
     **ppyoloe_aux.PUBLISHED,
     **retinanet.PUBLISHED,
     **yolof.PUBLISHED,
+    **yolox.PUBLISHED,
 }
 
 

@@ -13,6 +13,7 @@ from public.config import freeze
 from public.datasets.annotations import Annotations, brief_names
 from public.datasets.defects import Defect
 from public.datasets.pictures import load_picture
+from public.decoders.dense import clips_to_picture
 from public.evaluation.coco import AREA_RANGES, COCO_METRICS, evaluate_coco, format_coco
 from public.evaluation.detections import ImageDetections, format_class_table, merge
 from public.evaluation.voc import evaluate_voc
@@ -168,7 +169,7 @@ class DetectionTask(BaseTask):
         with clock("nms"):
             detections = self.decoder(outputs, batch.regions)
         assert batch.geometries is not None, "the batch is one of an evaluation"
-        detections = to_image(detections, batch.geometries)
+        detections = to_image(detections, batch.geometries, clip=clips_to_picture(self.decoder))
         for i in (i for i, skipped in enumerate(batch.skipped) if skipped):  # what is seen in black is not found
             detections[i] = {name: values[:0] for name, values in detections[i].items()}
         return [

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from public import commands, random_streams
+from public.decoders.dense import clips_to_picture
 from public.evaluation.topk import TOP, best_classes
 from public.files import write_text
 from public.inference.places import Network, find_network, open_any
@@ -245,7 +246,7 @@ def detect_all(subject: Subject, pictures: list[np.ndarray]) -> list[dict]:
     batch, geometries = _prepared(subject, pictures)
     outputs = _forward(subject, _normalised(subject, batch, geometries))
     found = subject.decoder(outputs, [geometry.region for geometry in geometries])
-    detections = to_image(found, geometries)
+    detections = to_image(found, geometries, clip=clips_to_picture(subject.decoder))
     return [{key: found[key].cpu() for key in ("boxes", "scores", "labels")} for found in detections]
 
 

@@ -50,7 +50,7 @@ def write_card(path: Path, checkpoint: dict[str, Any], digest: str, fetched_from
         OSError: it cannot be written; naming it and the reason.
     """
     origin = checkpoint["converted_from"]
-    known = by_original(origin["file"])
+    known = by_original(origin["file"], origin["project"])
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     card = {

@@ -37,7 +37,7 @@ from public.weights.pdparams import read_pdparams
 from public.weights.torch_files import read_torch_file
 from public.weights.widen import widen_arrays, widen_tensors
 
-SOURCES = ("mmdet", "paddle", "timm", "torchvision")
+SOURCES = ("mmdet", "paddle", "timm", "torchvision", "yolox", "yolox_legacy")
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; no other project's files have it
 
 
@@ -48,6 +48,7 @@ class Conversion:
     model_name: str
     settings: Any  # of the network; with the file's number of classes once that is known
     released: Released  # whose weights they are, and what is known of them
+    source: str  # whose file it is
     file: Path
     backbone_only: bool
     sha256: str = ""  # of the file
@@ -103,7 +104,12 @@ def convert(
         raise ValueError(f"no published network is called {model_name!r}; did you mean {', '.join(nearest)}?")
     known = released(model_name, source)
     result = Conversion(
-        model_name=model_name, settings=published(model_name), released=known, file=file, backbone_only=backbone_only
+        model_name=model_name,
+        settings=published(model_name),
+        released=known,
+        source=source,
+        file=file,
+        backbone_only=backbone_only,
     )
     arrays = (_read_paddle if source == "paddle" else _read_torch)(result)
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
@@ -132,7 +138,9 @@ def _card(result: Conversion, num_classes: int | None, names_file: Path | None) 
 def _read_paddle(result: Conversion) -> dict[str, np.ndarray]:
     foreign = read_pdparams(result.file)
     result.sha256 = foreign.sha256
-    result.notes.append(f"{result.file}: sha256 {foreign.sha256}, {check_sha256(result.file.name, foreign.sha256)}")
+    result.notes.append(
+        f"{result.file}: sha256 {foreign.sha256}, {check_sha256(result.file.name, foreign.sha256, result.source)}"
+    )
     result.left_out |= foreign.left_out
     arrays, lines = widen_arrays(foreign.arrays, result.file)
     result.notes += lines
@@ -142,7 +150,10 @@ def _read_paddle(result: Conversion) -> dict[str, np.ndarray]:
 def _read_torch(result: Conversion) -> dict[str, np.ndarray]:
     foreign = read_torch_file(result.file)
     result.sha256 = foreign.sha256
-    result.notes += [*foreign.notes, f"{result.file.name}: {check_sha256(result.file.name, foreign.sha256)}"]
+    result.notes += [
+        *foreign.notes,
+        f"{result.file.name}: {check_sha256(result.file.name, foreign.sha256, result.source)}",
+    ]
     result.left_out |= foreign.left_out
     tensors, lines = widen_tensors(foreign.tensors, result.file)
     result.notes += lines
@@ -151,7 +162,8 @@ def _read_torch(result: Conversion) -> dict[str, np.ndarray]:
 
 def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[str, np.ndarray]:
     """The arrays of the backbone; a file of a backbone alone, or of a classifier, writes their names without a prefix."""
-    kept = {name: array for name, array in arrays.items() if name.startswith(BACKBONE)}
+    neck = result.released.neck
+    kept = {name: array for name, array in arrays.items() if name.startswith(BACKBONE) and not name.startswith(neck)}
     if not kept:
         parts = _backbone_parts(result.settings)
         kept = {f"{BACKBONE}{name}": array for name, array in arrays.items() if name.split(".")[0] in parts}
@@ -193,7 +205,7 @@ def _rename(arrays: dict[str, np.ndarray], result: Conversion) -> None:
             if ours in result.state:
                 raise ValueError(f"{result.file}: {result.origin[ours]!r} and {name!r} both become {ours!r}")
             result.state[ours], result.origin[ours] = value, name
-            if ours.endswith(COUNTER):
+            if ours.endswith(COUNTER) and not name.endswith(COUNTER):
                 result.added.append(ours)
 
 
@@ -312,7 +324,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         choices=SOURCES,
-        help="whose file it is: paddle (.pdparams); mmdet, timm or torchvision (.pth, .safetensors)",
+        help="whose file it is: paddle (.pdparams); mmdet, timm, torchvision or yolox (.pth, .safetensors); yolox_legacy: "
+        "YOLOX's of before August 2021, which take other values of the pixels and look the same",
     )
     parser.add_argument("model", help=f"the published network: {', '.join(list_models())}")
     parser.add_argument("file", type=Path, help="the file to convert")

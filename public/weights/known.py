@@ -1,9 +1,9 @@
 """The weights that experiments start from: what lies under pretrained/, where it comes from, and how it is made.
 
 A table, and nothing that reads or downloads (`public.weights.download` does).  Addresses and figures are those of
-PaddleDetection's READMEs, torchvision's own table and MMDetection's model zoo; nothing was downloaded for this one, so a sum
-is given only where somebody has published it: the file names of torchvision and MMDetection have the first eight digits of
-theirs in them.
+PaddleDetection's and YOLOX's READMEs, torchvision's own table and MMDetection's model zoo; nothing was downloaded for this
+one, so a sum is given only where somebody has published it: the file names of torchvision and MMDetection have the first
+eight digits of theirs in them.
 """
 
 import os
@@ -229,6 +229,31 @@ DETECTORS = (
         "yolof_r50_mmdet", "yolof/yolof_r50_c5_8x8_1x_coco/yolof_r50_c5_8x8_1x_coco_20210425_024427-8e864411", "37.5"
     ),
 )
+
+MEGVII = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
+
+# Megvii's YOLOX of the present release; the figures are those of its README
+YOLOX = tuple(
+    KnownWeights(
+        name=f"{model}_coco.pth",
+        model=model,
+        original=f"{original}.pth",
+        url=f"{MEGVII}/{original}.pth",
+        source="Megvii's YOLOX 0.1.1rc0, COCO train2017",
+        num_classes=80,
+        published=f"AP {figure} on COCO val2017",
+        project="yolox",
+    )
+    for model, original, figure in (
+        ("yolox_nano", "yolox_nano", "25.8"),
+        ("yolox_tiny", "yolox_tiny", "32.8"),
+        ("yolox_s", "yolox_s", "40.5"),
+        ("yolox_m", "yolox_m", "46.9"),
+        ("yolox_l", "yolox_l", "49.7"),
+        ("yolox_x", "yolox_x", "51.1"),
+        ("yolox_darknet53", "yolox_darknet", "47.7"),
+    )
+)
 LICENCES = {
     "mmdet": "Apache-2.0, as MMDetection states for its code and models; the pictures it was trained on have terms of their "
     "own",
@@ -236,12 +261,13 @@ LICENCES = {
     "their own",
     "torchvision": "BSD-3-Clause for torchvision's code, whose README says that weights may have terms of their own, derived "
     "from the data that they were trained on",
+    "yolox": "Apache-2.0, as Megvii states for YOLOX; the pictures it was trained on have terms of their own",
 }
 
 
 def all_known() -> tuple[KnownWeights, ...]:
     """Every file that is known by name."""
-    return (*KNOWN, *DETECTORS, *CLASSIFIERS)
+    return (*KNOWN, *DETECTORS, *YOLOX, *CLASSIFIERS)
 
 
 def by_name(name: str) -> KnownWeights | None:
@@ -256,9 +282,10 @@ def of_network(name: str) -> KnownWeights | None:
     return next(iter([*named, *(known for known in whole if known.model == name)]), None)
 
 
-def by_original(original: str) -> KnownWeights | None:
-    """The known weights that are made from a file called `original`, or None."""
-    return next((known for known in all_known() if known.original == original), None)
+def by_original(original: str, project: str | None = None) -> KnownWeights | None:
+    """The known weights that are made from a file called `original`, of `project` where that is given; or None."""
+    projects = {known.project for known in all_known()} if project is None else {project}
+    return next((known for known in all_known() if known.original == original and known.project in projects), None)
 
 
 def find_known(place: str | Path) -> Path | None:
@@ -291,13 +318,13 @@ def how_to_get(path: str) -> str:
     )
 
 
-def check_sha256(original: str, sha256: str) -> str:
-    """Compares the sum of a file called `original` with the known one; returns a line for the report.
+def check_sha256(original: str, sha256: str, project: str | None = None) -> str:
+    """Compares the sum of a file called `original` with the known one of `project`; returns a line for the report.
 
     Raises:
         ValueError: the sums differ; naming both.
     """
-    known = by_original(original)
+    known = by_original(original, project)
     if known is None:
         return "no file of the list in pretrained/README.md"
     if known.sha256 is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.helpers.places import FIGURES, SHARED
 
-FAMILIES = {"torchvision": "tvdet", "mmdet": "mmdet"}  # source -> folder of its oracles
+FAMILIES = {"torchvision": "tvdet", "mmdet": "mmdet", "yolox": "yolox"}  # source -> folder of its oracles
 MOST = 3000
 FEWER = 400  # numbers that are left of a larger result
 

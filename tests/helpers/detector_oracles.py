@@ -1,4 +1,4 @@
-"""The oracles of torchvision's and MMDetection's detectors: their checkpoints as files, their inputs and their results.
+"""The oracles of torchvision's, MMDetection's and Megvii's detectors: checkpoints as files, inputs and results.
 
 Where ../shared is absent, the reduced figures of `tests/figures/detectors` take their place.
 
@@ -30,7 +30,7 @@ from tests.helpers.places import SHARED
 class Oracle:
     """One folder of `../shared/oracles`, or its reduced figures: `meta.json`, results (of out.npz) and the limit of each."""
 
-    source: str  # torchvision or mmdet
+    source: str  # torchvision, mmdet or yolox
     folder: Path
     meta: dict
     results: dict[str, np.ndarray]
@@ -95,10 +95,14 @@ class Oracle:
         return targets
 
     def write_checkpoint(self, path: Path) -> Path:
-        """The original's file: a bare state dict from torchvision, one with a meta entry beside it from MMDetection."""
+        """The original's file: a bare state dict from torchvision, one with entries beside it from the others."""
         state = self.state()
-        content = state if self.source == "torchvision" else {"meta": {"epoch": 12}, "state_dict": state}
-        torch.save(content, path)
+        contents = {
+            "torchvision": state,
+            "mmdet": {"meta": {"epoch": 12}, "state_dict": state},
+            "yolox": {"start_epoch": 300, "model": state, "optimizer": {"state": {}, "param_groups": []}},
+        }
+        torch.save(contents[self.source], path)
         return path
 
     def gradient_norms(self, case: str) -> dict[str, float]:

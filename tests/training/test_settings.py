@@ -22,9 +22,11 @@ from public.files import REPOSITORY
 from public.resizing import KeepSize, ShorterSide
 from public.runs.experiment import load_experiment
 from public.settings import Within, check, what_is_needed
+from public.training.ema import RampedEMA
 from public.training.optimizers import SGD, Adam, AdamW
-from public.training.schedules import WarmupMultiStep
+from public.training.schedules import QuadraticWarmupCosine, WarmupMultiStep
 from public.transforms.classification import ColorJitter, RandomErasing
+from public.transforms.detection import BatchRandomResizeEvery
 from public.transforms.flip import RandomFlip
 from public.transforms.geometric import (
     Letterbox,
@@ -44,7 +46,7 @@ ROOMS = (
 )
 NO_SETTINGS = {"TrainingConfig", "Layout"}  # the base of the two that a page states; what was found in a folder
 # fields whose values have no type that could be stated: what they hold is checked where it is used
-OPEN_FIELDS = {("ImageClassifier", "options")}
+OPEN_FIELDS = {("ImageClassifier", "options"), ("YOLOX", "backbone_options")}
 
 VOC = Voc(sources=("a/b",), classes=None, use_difficult=False, keep_empty_images=True)
 VALUES = [  # of classes that no page names
@@ -55,6 +57,9 @@ VALUES = [  # of classes that no page names
           lr_factors=(("a.", 0.5),)),
     Yolo(data="a/data.yaml", split="train", classes=None, keep_empty_images=True),
     WarmupMultiStep(warmup_epochs=0, warmup_start=1.0, milestones=(1.5, 2), gamma=0.1),
+    QuadraticWarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=285, min_factor=0.05),
+    RampedEMA(decay=0.9998, ramp_updates=2000),
+    BatchRandomResizeEvery(sizes=(320, 352), interpolations=("linear",), every=10),
     ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
     RandAugment(num_changes=2, magnitude=9, fill=(1, 2, 3)),
     Mixup(alpha=0.2, prob=1.0),

@@ -1,7 +1,7 @@
 """What is known of the released weights of one detector."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,9 +19,13 @@ class Released:
             parameters here.
         input: how an image becomes the network's input.
         class_names: of the released file, in label order.
+        inputs_by_source: of sources whose weights take another input than `input`.
+        neck: how the names of arrays begin that the file counts among its backbone's, "backbone.*", and we do not.
     """
 
     sources: tuple[str, ...]
     rename: Callable[[dict[str, np.ndarray]], dict[str, torch.Tensor]]
     input: InputSpec
     class_names: tuple[str, ...]
+    inputs_by_source: dict[str, InputSpec] = field(default_factory=dict)
+    neck: tuple[str, ...] = ()
