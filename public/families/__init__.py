@@ -3,17 +3,18 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import image_classifier, ppyoloe, ppyoloe_aux
+from public.families import image_classifier, picodet, ppyoloe, ppyoloe_aux
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
     "ImageClassifier": image_classifier.ImageClassifier,
+    "PicoDet": picodet.PicoDet,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
-PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED}
+PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED, **picodet.PUBLISHED}
 
 
 def published(name: str):

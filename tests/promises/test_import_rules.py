@@ -42,7 +42,8 @@ TOP = max(FLOORS)
 
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
-    "models": {"checkpoint_files", "parts", "settings"},  # taking weights from a file; the names of activations
+    # taking weights from a file; the names of activations; outputs that say what they mean in float32
+    "models": {"checkpoint_files", "parts", "precision", "settings"},
     "losses": {"anchors", "points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},

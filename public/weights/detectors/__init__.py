@@ -1,10 +1,10 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import ppyoloe
+from public.weights.detectors import picodet, ppyoloe
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**ppyoloe.RELEASED}
+RELEASED: dict[str, Released] = {**ppyoloe.RELEASED, **picodet.RELEASED}
 
 
 def released(name: str, source: str) -> Released:

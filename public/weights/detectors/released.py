@@ -19,9 +19,13 @@ class Released:
             parameters here.
         input: how an image becomes the network's input.
         class_names: of the released file, in label order.
+        left_out: the file's arrays -> those that are not renamed, and why; ValueError where copies of one array differ.
+        backbone_parts: how the names in a file of the backbone alone begin, where they are not those of our backbone.
     """
 
     sources: tuple[str, ...]
     rename: Callable[[dict[str, np.ndarray]], dict[str, torch.Tensor]]
     input: InputSpec
     class_names: tuple[str, ...]
+    left_out: Callable[[dict[str, np.ndarray]], dict[str, str]] = lambda arrays: {}
+    backbone_parts: tuple[str, ...] = ()
