@@ -13,6 +13,8 @@ from public.files import REPOSITORY
 
 PADDLE = "https://paddledet.bj.bcebos.com/models"
 TORCHVISION = "https://download.pytorch.org/models"
+PADDLE_CLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
+PADDLE_KEYPOINT = "https://bj.bcebos.com/v1/paddledet/models/keypoint"  # as configs/keypoint/tiny_pose writes it
 PADDLE_OBJECTS365 = "https://bj.bcebos.com/v1/paddledet/models/pretrained"  # as configs/ppyoloe/objects365 writes it
 
 
@@ -109,6 +111,32 @@ def _imagenet(size: str, model: str) -> KnownWeights:
     )
 
 
+def _lcnet(network: str, size: str, original: str, folder: str) -> KnownWeights:
+    """The backbone of a PicoDet of 2022; the file is that of a classifier, or of its backbone alone."""
+    return KnownWeights(
+        name=f"{network}_imagenet.pth",
+        model=f"picodet_{size}",
+        original=f"{original}.pdparams",
+        url=f"{folder}/{original}.pdparams",
+        source="PaddleClas, backbone trained on ImageNet",
+        num_classes=None,
+        published="none",
+    )
+
+
+def _pedestrian(side: int) -> KnownWeights:
+    original = f"picodet_s_{side}_lcnet_pedestrian.pdparams"
+    return KnownWeights(
+        name=f"picodet_s_{side}_lcnet_pedestrian.pth",
+        model=f"picodet_s_{side}_pedestrian",
+        original=original,
+        url=f"{PADDLE_KEYPOINT}/tinypose_enhance/{original}",
+        source="PaddleDetection, persons of AI Challenger and COCO train2017",
+        num_classes=1,
+        published="none known here",
+    )
+
+
 KNOWN = (
     _coco("ppyoloe_s", "ppyoloe_s_coco.pth", "ppyoloe_crn_s_300e_coco", "43.0"),
     _coco("ppyoloe_m", "ppyoloe_m_coco.pth", "ppyoloe_crn_m_300e_coco", "49.0"),
@@ -133,6 +161,20 @@ KNOWN = (
     _imagenet("m", "ppyoloe_m"),
     _imagenet("l", "ppyoloe_l"),
     _imagenet("x", "ppyoloe_x"),
+    *(
+        _coco(f"picodet_{size}", f"picodet_{size}_coco.pth", f"picodet_{size}_coco_lcnet", figure)
+        for size, figure in (
+            *(("xs_320", "23.5"), ("xs_416", "26.2"), ("s_320", "29.1"), ("s_416", "32.5"), ("m_320", "34.4")),
+            *(("m_416", "37.5"), ("l_320", "36.1"), ("l_416", "39.4"), ("l_640", "42.6")),
+        )
+    ),
+    _coco("picodet_s_416_npu", "picodet_s_416_npu_coco.pth", "picodet_s_416_coco_npu", "30.1"),
+    _pedestrian(192),
+    _pedestrian(320),
+    _lcnet("lcnet_035", "xs", "LCNet_x0_35_pretrained", f"{PADDLE}/pretrained"),
+    _lcnet("lcnet_075", "s", "PPLCNet_x0_75_pretrained", PADDLE_CLAS),
+    _lcnet("lcnet_150", "m", "LCNet_x1_5_pretrained", f"{PADDLE}/pretrained"),
+    _lcnet("lcnet_200", "l", "PPLCNet_x2_0_pretrained", PADDLE_CLAS),
 )
 
 

@@ -151,7 +151,7 @@ RELEASED = {
         sources=("paddle",),
         rename=functools.partial(rename_picodet, network=LCNET_MODELS[name].backbone),
         input=spec,
-        class_names=("pedestrian",) if name.endswith("pedestrian") else COCO_CLASSES,
+        class_names=("person",) if name.endswith("pedestrian") else COCO_CLASSES,
         left_out=copies_and_dead,
         backbone_parts=LCNET_PARTS,
     )
