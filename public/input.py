@@ -4,12 +4,16 @@ One `InputSpec` (of a classifier a `ClassificationInput`) stands in the experime
 export; `prepare` (`prepare_crop`) and `normalise` are the only code that follows it, in evaluation, detection, video and
 exported models alike.  In training the transforms take the place of `prepare`; `normalise` is the same.
 
+Pictures of one batch may come out unequal (`ShorterSide`, `KeepSize`): `stack` pads them at the right and the bottom, in
+training and evaluation alike.
+
 B batch, H W height and width of the original picture, h w of the network's input.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,23 +22,24 @@ from PIL import Image
 
 from public.decoding import decode, is_cut_jpeg
 from public.folders import where_it_leads
-from public.settings import OneOf, Positive, Side, Within, check
+from public.resizing import (
+    INTERPOLATIONS,
+    Interpolation,
+    KeepSize,
+    Placement,
+    ShorterSide,
+    letterbox,
+    letterbox_by_ratio,
+    round_up,
+    stretch,
+)
+from public.settings import Level, Positive, Side, check
 from public.text import shown
 
 FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
+ROUNDING = 1e-6  # pixels by which a whole number may be missed where a side is multiplied by its scale
 LONGEST = 32  # times as long as wide: pictures that are longer are cut before they are resized
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
-
-INTERPOLATIONS = {
-    "nearest": cv2.INTER_NEAREST,
-    "linear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "area": cv2.INTER_AREA,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
-
-
-Interpolation = Annotated[str, OneOf(tuple(INTERPOLATIONS))]
 
 
 class ImageError(ValueError):
@@ -55,10 +60,14 @@ class InputSpec:
     """What the network expects.
 
     Fields:
-        size: (height, width) in pixels.
-        resize: "stretch" to the size, or "letterbox": aspect kept, picture at the top left, the rest padded.
+        size: (height, width) in pixels.  With `ShorterSide` the smaller number is the shorter side's and the larger the
+            most of the longer, such as (800, 1333).  With `KeepSize` it decides nothing; FLOPs are counted for it.
+        resize: "stretch" to the size; "letterbox": aspect kept, as large as fits, sides rounded down, picture at the top
+            left, the rest padded; "letterbox_by_ratio": the same with YOLOX's boxes, see `public.resizing`;
+            `ShorterSide(...)` or `KeepSize(...)`, which see.
         interpolation: "nearest", "linear", "cubic", "area" or "lanczos".
-        padding: grey value 0..255 of the padding.
+        padding: grey value 0..255 of the padding; or "mean", the colour `mean`: exact zeros of the normalised input, with
+            `ShorterSide` and `KeepSize` only (a letterbox of training is drawn in whole grey values).
         color_order: "rgb" or "bgr", the channels as the network takes them.
         scale, mean, std: channel c of the input is (pixel * scale - mean[c]) / std[c], in `color_order`.
 
@@ -67,9 +76,9 @@ class InputSpec:
     """
 
     size: tuple[Side, Side]
-    resize: Literal["stretch", "letterbox"]
+    resize: Literal["stretch", "letterbox", "letterbox_by_ratio"] | ShorterSide | KeepSize
     interpolation: Interpolation
-    padding: Annotated[int, Within(0, 255)]
+    padding: Level | Literal["mean"]
     color_order: Literal["rgb", "bgr"]
     scale: Positive
     mean: tuple[float, float, float]
@@ -77,6 +86,44 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.padding == "mean" and self.multiple is None:
+            raise ValueError(
+                f"InputSpec.padding is 'mean', which resize {self.resize!r} does not offer; write a grey value 0 .. 255"
+            )
+
+    @property
+    def multiple(self) -> int | None:
+        """Of which the sides of a batch are multiples; None: pictures come out in one size, and are not padded to another."""
+        return None if isinstance(self.resize, str) else self.resize.multiple
+
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """(height, width) of an input, for counting operations; of `ShorterSide` the largest one."""
+        height, width = self.size
+        return round_up(height, self.multiple or 1), round_up(width, self.multiple or 1)
+
+    @property
+    def size_text(self) -> str:
+        """The size in words, for reports."""
+        height, width = self.size
+        if isinstance(self.resize, ShorterSide):
+            sides = f"shorter side {min(self.size)}, longer at most {max(self.size)} pixels"
+            return f"{sides}, padded to multiples of {self.multiple}"
+        if isinstance(self.resize, KeepSize):
+            return f"pictures of their own size, padded to multiples of {self.multiple}"
+        return f"{height} x {width} pixels"
+
+    @property
+    def padding_color(self) -> tuple[int, int, int]:
+        """RGB of the padding in uint8; of "mean" the nearest to it, where `normalise` then puts zeros."""
+        if self.padding != "mean":
+            return (self.padding,) * 3
+        red, green, blue = (min(max(round(value / self.scale), 0), 255) for value in self.mean)
+        return (red, green, blue) if self.color_order == "rgb" else (blue, green, red)
+
+
+# what an InputSpec is made of, by name, for `public.config.thaw`
+INPUT_CLASSES: dict[str, type] = {kind.__name__: kind for kind in (InputSpec, ShorterSide, KeepSize)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +157,19 @@ class ClassificationInput:
                 f"size {self.size}"
             )
 
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """(height, width) of an input: of every one."""
+        return self.size
+
+    @property
+    def size_text(self) -> str:
+        """The size in words, for reports."""
+        return f"{self.size[0]} x {self.size[1]} pixels"
+
+
+Region = tuple[int, int, int, int]  # x1 y1 x2 y2 in whole pixels of a canvas
+
 
 class Geometry(NamedTuple):
     """Where `prepare` put a picture: network x = original x * scale_x + pad_left, and so for y."""
@@ -121,27 +181,68 @@ class Geometry(NamedTuple):
     width: int  # of the original picture, in pixels
     height: int
 
+    @property
+    def region(self) -> Region:
+        """Where the picture lies on its canvas."""
+        right = self.pad_left + int(self.width * self.scale_x + ROUNDING)
+        return self.pad_left, self.pad_top, right, self.pad_top + int(self.height * self.scale_y + ROUNDING)
+
 
 def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
     """The picture (H, W, 3) uint8 RGB at the network's size: (h, w, 3) uint8 RGB, and its geometry.
 
-    A letterboxed picture is as large as fits, its sides rounded down to whole pixels; the scales are those of the sides
-    after rounding, so that boxes come back without bias.
+    The picture is resized and padded as `spec` says; alone, so with `ShorterSide` and `KeepSize` to multiples only, and
+    `stack` brings several to one size.  The scales are those of the sides after rounding, so that boxes come back without
+    bias, but with "letterbox_by_ratio".
     """
     height, width = image.shape[:2]
-    target_height, target_width = spec.size
+    placed = _place(height, width, spec)
+    if (placed.height, placed.width) != (height, width):
+        size = placed.width, placed.height
+        image = cv2.resize(image, size, interpolation=INTERPOLATIONS[spec.interpolation])
+    below, right = placed.canvas_height - placed.top - placed.height, placed.canvas_width - placed.left - placed.width
+    if placed.top or below or placed.left or right:
+        borders = placed.top, below, placed.left, right
+        image = cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=spec.padding_color)
+    scale_x, scale_y = placed.scale or placed.width / width, placed.scale or placed.height / height
+    return image, Geometry(scale_x, scale_y, placed.left, placed.top, width, height)
+
+
+def _place(height: int, width: int, spec: InputSpec) -> Placement:
     if spec.resize == "stretch":
-        new_height, new_width = target_height, target_width
-    elif target_height * width <= target_width * height:  # the height is what limits it
-        new_height, new_width = target_height, max(width * target_height // height, 1)
-    else:
-        new_height, new_width = max(height * target_width // width, 1), target_width
-    resized = cv2.resize(image, (new_width, new_height), interpolation=INTERPOLATIONS[spec.interpolation])
-    below, right = target_height - new_height, target_width - new_width
-    if below or right:
-        grey = (spec.padding,) * 3
-        resized = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT, value=grey)
-    return resized, Geometry(new_width / width, new_height / height, 0, 0, width, height)
+        return stretch(height, width, spec.size)
+    if spec.resize == "letterbox":
+        return letterbox(height, width, spec.size)
+    if spec.resize == "letterbox_by_ratio":
+        return letterbox_by_ratio(height, width, spec.size)
+    return spec.resize.place(height, width, spec.size)
+
+
+def stack(images: Sequence[np.ndarray], spec: InputSpec) -> np.ndarray:
+    """Pictures (h, w, 3) uint8 RGB as one batch (B, h, w, 3).
+
+    The batch is as high as its highest picture and as wide as its widest, each rounded up to the multiple of `spec`; what is
+    missing is padded at the right and the bottom with its padding.  So the size of a picture's canvas, and with it what a
+    network sees beyond the picture's right and lower border, depends on its neighbours in the batch.
+
+    Raises:
+        ValueError: the pictures differ in size, and `spec` brings all to one; the message names both sizes.
+    """
+    shapes = [image.shape for image in images]
+    if spec.multiple is None:
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"images of one batch have to have one size, not {shapes[0][:2]} and {other[:2]} (height, width)"
+            )
+        return np.stack(images)
+    height, width = (round_up(max(shape[axis] for shape in shapes), spec.multiple) for axis in (0, 1))
+    batch = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    for canvas, image, shape in zip(batch, images, shapes):
+        canvas[: shape[0], : shape[1]] = image
+        canvas[shape[0] :] = spec.padding_color
+        canvas[: shape[0], shape[1] :] = spec.padding_color
+    return batch
 
 
 def prepare_crop(image: np.ndarray, spec: ClassificationInput) -> tuple[np.ndarray, Geometry]:
@@ -176,13 +277,19 @@ def _prepare_strip(image: np.ndarray, spec: ClassificationInput) -> tuple[np.nda
     return cut, inner._replace(pad_left=pad_left, pad_top=pad_top, width=width, height=height)
 
 
-def normalise(images: torch.Tensor, spec: InputSpec | ClassificationInput) -> torch.Tensor:
+def normalise(
+    images: torch.Tensor, spec: InputSpec | ClassificationInput, regions: Sequence[Region] | None = None
+) -> torch.Tensor:
     """The network's input, float32 (B, 3, h, w), from uint8 RGB (B, h, w, 3), on the same device.
 
     The result lies in memory as the pixels did, torch.channels_last; `.contiguous()` gives the other layout.
 
+    Args:
+        regions: where each picture lies on its canvas; needed, and used, only where the padding is "mean".
+
     Raises:
         TypeError: the images are not uint8.
+        ValueError: the padding is "mean", and there is not a region for each image.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"normalise takes uint8 images, not {images.dtype}")
@@ -197,15 +304,35 @@ def normalise(images: torch.Tensor, spec: InputSpec | ClassificationInput) -> to
     offset = (-mean / std).float().to(images.device, non_blocking=True).repeat(width)
     rows = images.reshape(batch, height, width * channels).to(torch.float32)
     rows = rows.mul_(factor).add_(offset)
-    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, 3, h, w)
+    inputs = rows.view(batch, height, width, channels)
+    if isinstance(spec, InputSpec) and spec.padding == "mean":
+        inputs.masked_fill_(_is_padding(inputs, regions).unsqueeze(3), 0.0)
+    return inputs.permute(0, 3, 1, 2)  # (B, 3, h, w)
 
 
-def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
+def _is_padding(inputs: torch.Tensor, regions: Sequence[Region] | None) -> torch.Tensor:
+    """(B, h, w) bool: the pixels of `inputs` (B, h, w, 3) outside their picture's region."""
+    batch, height, width, _ = inputs.shape
+    if regions is None or len(regions) != batch:
+        count = "none" if regions is None else len(regions)
+        raise ValueError(
+            f"the padding is 'mean', zeros around each of {batch} images: normalise needs the region of each, not {count}. "
+            "Geometry.region and DetectionBatch.regions give it"
+        )
+    sides = torch.tensor(regions).to(inputs.device, non_blocking=True)
+    x1, y1, x2, y2 = sides.view(batch, 4, 1).unbind(dim=1)  # (B, 1) each
+    columns, rows = (torch.arange(length, device=inputs.device) for length in (width, height))
+    is_column, is_row = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)  # (B, w), (B, h)
+    return ~(is_row.unsqueeze(2) & is_column.unsqueeze(1))
+
+
+def to_image(detections: list[dict], geometries: list[Geometry], *, clip: bool = True) -> list[dict]:
     """Detections in network pixels as detections in pixels of the original pictures, clipped to them.
 
     Args:
         detections: one dict a picture: `boxes` (N, 4) x1 y1 x2 y2, `scores` (N,), `labels` (N,) tensors.
         geometries: the geometry of each picture.
+        clip: False leaves boxes as they are that reach beyond their picture.
 
     Raises:
         ValueError: not as many geometries as detections.
@@ -216,8 +343,11 @@ def to_image(detections: list[dict], geometries: list[Geometry]) -> list[dict]:
     for detection, geometry in zip(detections, geometries):
         pad_left, pad_top, scale_x, scale_y = geometry.pad_left, geometry.pad_top, geometry.scale_x, geometry.scale_y
         x1, y1, x2, y2 = detection["boxes"].unbind(dim=1)
-        x1, x2 = (((x - pad_left) / scale_x).clamp(0, geometry.width) for x in (x1, x2))
-        y1, y2 = (((y - pad_top) / scale_y).clamp(0, geometry.height) for y in (y1, y2))
+        x1, x2 = ((x - pad_left) / scale_x for x in (x1, x2))
+        y1, y2 = ((y - pad_top) / scale_y for y in (y1, y2))
+        if clip:
+            x1, x2 = (x.clamp(0, geometry.width) for x in (x1, x2))
+            y1, y2 = (y.clamp(0, geometry.height) for y in (y1, y2))
         restored.append({**detection, "boxes": torch.stack([x1, y1, x2, y2], dim=1)})
     return restored
 

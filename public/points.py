@@ -56,3 +56,25 @@ def distances_to_boxes(points: torch.Tensor, distances_ltrb: torch.Tensor) -> to
 def boxes_to_distances(points: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """The inverse of `distances_to_boxes`; a side on the other side of its point has a negative distance."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def codes_to_boxes(codes: torch.Tensor, corners: torch.Tensor, strides: torch.Tensor) -> torch.Tensor:
+    """YOLOX's boxes: centres from the corners of their cells, sides as logarithms, both in strides.
+
+    Args:
+        codes: (..., A, 4): x and y from the corner to the centre, log of the width, log of the height.
+        corners: (A, 2) in pixels, the points of `cell_points` with offset 0; `strides`: (A, 1).
+
+    Returns:
+        boxes (..., A, 4) in pixels.
+    """
+    centres = corners + codes[..., :2] * strides
+    half_sides = codes[..., 2:].exp() * strides / 2
+    return torch.cat([centres - half_sides, centres + half_sides], dim=-1)
+
+
+def boxes_to_codes(boxes: torch.Tensor, corners: torch.Tensor, strides: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """The inverse of `codes_to_boxes`, for boxes (A, 4); `eps`, in strides, keeps the log of a side of 0 finite."""
+    left_top, right_bottom = boxes.chunk(2, dim=-1)
+    centres = ((left_top + right_bottom) / 2 - corners) / strides
+    return torch.cat([centres, ((right_bottom - left_top) / strides + eps).log()], dim=-1)

@@ -17,13 +17,14 @@ class DenseDecoder:
 
     Args:
         score_threshold, nms_iou, keep_top_k: see `public.decoders.nms.multiclass_nms`.
-        nms_top_k: candidates that go on: of each class, or of each level, by `candidates_of`.
+        nms_top_k: candidates that go on: of each class, or of each level, by `candidates_of`; None: all.
     """
 
     candidates_of = "class"  # or "level"
+    clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
 
-    def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int, keep_top_k: int):
+    def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int | None, keep_top_k: int | None):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k
@@ -36,6 +37,10 @@ class DenseDecoder:
     def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32."""
         raise NotImplementedError(f"{type(self).__name__} has to say how its outputs become boxes and scores")
+
+    def candidate_scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores (B, A, K) that NMS chooses its candidates by: those of `decode`, unless a detector overrides it."""
+        return scores
 
     def __call__(self, outputs: Any) -> list[dict[str, torch.Tensor]]:
         """For each image `boxes` (N, 4) in network pixels, `scores` (N,), `labels` (N,) int64, by falling score.
@@ -63,8 +68,13 @@ class DenseDecoder:
                 keep_top_k=self.keep_top_k,
                 **limits,
             )
-            for boxes, scores in zip(all_boxes, all_scores)
+            for boxes, scores in zip(all_boxes, self.candidate_scores(all_scores))
         ]
+
+
+def clips_to_picture(decoder: Any) -> bool:
+    """What `public.input.to_image` has to do with what `decoder` found; an experiment's own may say nothing of it."""
+    return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
 def clip_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

@@ -18,7 +18,7 @@ def multiclass_nms(
     *,
     score_threshold: float,
     iou_threshold: float,
-    keep_top_k: int,
+    keep_top_k: int | None,
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
     level_lengths: Sequence[int] = (),
@@ -28,7 +28,7 @@ def multiclass_nms(
     Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best, each level
     with its `top_k_per_level` best of all classes together; None: with all.  By falling score, a candidate removes the
     later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all that remain, the `keep_top_k`
-    best are returned.
+    best are returned; None: all.
 
     Args:
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
@@ -53,7 +53,8 @@ def multiclass_nms(
         best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
         values, labels, anchors = values[best], labels[best], anchors[best]
 
-    kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
+    num_wanted = len(values) if keep_top_k is None else keep_top_k
+    kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 

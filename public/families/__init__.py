@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import image_classifier, picodet, ppyoloe, ppyoloe_aux
+from public.families import image_classifier, picodet, ppyoloe, ppyoloe_aux, yolox
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
@@ -11,10 +11,16 @@ SETTINGS_CLASSES: dict[str, type] = {
     "PicoDet": picodet.PicoDet,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
+    "YOLOX": yolox.YOLOX,
 }
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
-PUBLISHED: dict[str, Any] = {**ppyoloe.PUBLISHED, **ppyoloe_aux.PUBLISHED, **picodet.PUBLISHED}
+PUBLISHED: dict[str, Any] = {
+    **picodet.PUBLISHED,
+    **ppyoloe.PUBLISHED,
+    **ppyoloe_aux.PUBLISHED,
+    **yolox.PUBLISHED,
+}
 
 
 def published(name: str):

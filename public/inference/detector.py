@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from public.checkpoint_files import load_checkpoint
+from public.decoders.dense import clips_to_picture
 from public.inference.trained import build_trained, recorded_settings, thawed
-from public.input import InputSpec, as_picture, normalise, prepare, to_image
+from public.input import INPUT_CLASSES, InputSpec, as_picture, normalise, prepare, to_image
 from public.parallel.processes import choose_device
 
 
@@ -53,7 +54,9 @@ class Detector:
     ) -> list[dict[str, Any]]:
         """For each image what `detector(image, score_threshold)` finds, up to rounding; `batch_size` images at once.
 
-        Files are read batch by batch, so that many large images do not fill the memory.
+        Files are read batch by batch, so that many large images do not fill the memory.  Of a batch, those that come out of
+        `prepare` in one size go through the network together: no image is padded for the sake of another, as it is in an
+        evaluation, whose batch of 1 is what is done here.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -62,10 +65,17 @@ class Detector:
 
     @torch.no_grad()
     def _batch(self, images: Sequence[str | Path | np.ndarray], score_threshold: float) -> list[dict[str, Any]]:
-        prepared, geometries = zip(*(prepare(as_picture(image), self.spec) for image in images))
-        batch = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, h, w, 3)
-        detections = to_image(self.decoder(self.model(normalise(batch, self.spec))), list(geometries))
-        return [self._named(found, score_threshold) for found in detections]
+        prepared = [prepare(as_picture(image), self.spec) for image in images]
+        found: dict[int, dict[str, Any]] = {}  # by the image's place
+        for shape in dict.fromkeys(pixels.shape for pixels, _ in prepared):
+            places = [place for place, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
+            geometries = [prepared[place][1] for place in places]
+            batch = torch.from_numpy(np.stack([prepared[place][0] for place in places])).to(self.device)  # (B, h, w, 3)
+            inputs = normalise(batch, self.spec, [geometry.region for geometry in geometries])
+            found_by_network = self.decoder(self.model(inputs))
+            detections = to_image(found_by_network, geometries, clip=clips_to_picture(self.decoder))
+            found |= {place: self._named(one, score_threshold) for place, one in zip(places, detections)}
+        return [found[place] for place in range(len(images))]
 
     def _named(self, found: dict[str, torch.Tensor], score_threshold: float) -> dict[str, Any]:
         """The detections of one image as arrays, those below the threshold left out, with their names."""
@@ -95,7 +105,7 @@ def load(path: str | Path, device: str = "auto", settings=None) -> Detector:
     return Detector(
         model=build_trained(path, checkpoint, settings),
         decoder=settings.build_decoder(),
-        spec=thawed(path, {"InputSpec": checkpoint["input"]}, {"InputSpec": InputSpec}),
+        spec=thawed(path, {"InputSpec": checkpoint["input"]}, INPUT_CLASSES),
         class_names=tuple(checkpoint["class_names"]),
         device=choose_device(device),
     )

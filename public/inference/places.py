@@ -131,7 +131,7 @@ class Network(NamedTuple):
             return (image_size(self.name),) * 2
         if self.spec is None:
             raise ValueError(f"{self.name} is a published network without an experiment: say --shape HEIGHT WIDTH")
-        return self.spec.size
+        return self.spec.usual_size
 
 
 def find_network(place: str) -> Network:

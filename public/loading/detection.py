@@ -6,6 +6,7 @@ speed and a restart change no bit.  What the workers may do, and what happens wh
 B images of a batch, N objects of an image.
 """
 
+import functools
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from public.datasets.annotations import Annotations
 from public.datasets.pictures import load_sample, make_sample
 from public.datasets.sample import Sample, SampleKey
-from public.input import Geometry, ImageError, InputSpec, prepare
+from public.input import Geometry, ImageError, InputSpec, Region, prepare, stack
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.loading.workers import WatchedLoader, make_loader
 from public.transforms.detection import apply_batch_transforms, apply_transforms
@@ -149,13 +150,14 @@ def _load_or_black(annotations, index):
 
 
 class DetectionBatch(NamedTuple):
-    """B samples of one size, with M objects in all.
+    """B samples, brought to one size, with M objects in all.
 
     The objects of all images lie one after the other: a batch travels from a worker in three tensors, each of which keeps
     a file open on its way, whatever B is.
     """
 
     images: torch.Tensor  # (B, H, W, 3) uint8, RGB
+    regions: list[Region]  # where each picture lies in its image: x1 y1 x2 y2; around it is padding
     boxes: torch.Tensor  # (M, 4) float32 x1 y1 x2 y2 in pixels of `images`
     labels: torch.Tensor  # (M,) int64
     offsets: list[int]  # B + 1: the objects of image i are offsets[i] .. offsets[i + 1] - 1
@@ -176,12 +178,22 @@ class DetectionBatch(NamedTuple):
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "boxes", "labels")}
         return self._replace(**moved)
 
+    def on_canvas(self, height: int, width: int, color: tuple[int, int, int]) -> "DetectionBatch":
+        """The batch with images of these sides, none smaller than now; `color` at the right and the bottom."""
+        count, old_height, old_width, _ = self.images.shape
+        if (height, width) == (old_height, old_width):
+            return self
+        images = torch.tensor(color, dtype=torch.uint8).expand(count, height, width, 3).contiguous()
+        images[:, :old_height, :old_width] = self.images
+        return self._replace(images=images)
+
     def part(self, start: int, stop: int) -> "DetectionBatch":
         """Images start .. stop - 1."""
         offsets = self.offsets[start : stop + 1]
         objects = slice(offsets[0], offsets[-1])
         return DetectionBatch(
             images=self.images[start:stop],
+            regions=self.regions[start:stop],
             boxes=self.boxes[objects],
             labels=self.labels[objects],
             offsets=[offset - offsets[0] for offset in offsets],
@@ -192,22 +204,26 @@ class DetectionBatch(NamedTuple):
         )
 
 
-def collate(samples: list[Sample]) -> DetectionBatch:
-    """One batch of samples.
+def collate(samples: list[Sample], spec: InputSpec | None = None) -> DetectionBatch:
+    """One batch of samples, of training or of evaluation.
+
+    Pictures of unequal sizes are padded at the right and the bottom as `public.input.stack` says, where the rule of `spec`
+    lets them be unequal; `normalise` knows from `regions` what is padding.  What a training transform has drawn around a
+    picture, such as the canvas of ResizeLongestSide, belongs to the picture.
 
     Raises:
-        ValueError: two images differ in size; the message names both.
+        ValueError: two images differ in size, and have to be equal; the message names both.
     """
     first = samples[0]
-    for sample in samples:
-        if sample.image.shape != first.image.shape:
-            raise ValueError(
-                f"images of one batch have to have one size, but {first.image_id!r} has {first.image.shape[:2]} and "
-                f"{sample.image_id!r} has {sample.image.shape[:2]} (height, width). End the transforms with Resize, or "
-                "use BatchRandomResize."
-            )
+    images = [sample.image for sample in samples]
+    if spec is None or spec.multiple is None:
+        _check_one_size(samples)
+        stacked = np.stack(images)
+    else:
+        stacked = stack(images, spec)
     return DetectionBatch(
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        images=torch.from_numpy(stacked),
+        regions=[_region(sample) for sample in samples],
         boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
         offsets=list(accumulate((len(sample.boxes) for sample in samples), initial=0)),
@@ -218,6 +234,23 @@ def collate(samples: list[Sample]) -> DetectionBatch:
     )
 
 
+def _check_one_size(samples: list[Sample]) -> None:
+    first = samples[0]
+    for sample in samples:
+        if sample.image.shape != first.image.shape:
+            raise ValueError(
+                f"images of one batch have to have one size, but {first.image_id!r} has {first.image.shape[:2]} and "
+                f"{sample.image_id!r} has {sample.image.shape[:2]} (height, width). End the transforms with Resize, or "
+                "use BatchRandomResize; or let the InputSpec's resize be ShorterSide, which pads them."
+            )
+
+
+def _region(sample: Sample) -> Region:
+    if sample.geometry is not None:
+        return sample.geometry.region
+    return (0, 0, sample.image.shape[1], sample.image.shape[0])
+
+
 def make_detection_loader(
     dataset: DetectionDataset | EvaluationDataset,
     batches: TrainBatches | EvalBatches,
@@ -225,13 +258,18 @@ def make_detection_loader(
     num_workers: int,
     prefetch_factor: int,
     pin_memory: bool,
+    spec: InputSpec | None = None,
 ) -> WatchedLoader:
-    """A torch DataLoader of `DetectionBatch`es that draws from no global generator; arguments as `make_loader`."""
+    """A torch DataLoader of `DetectionBatch`es that draws from no global generator; arguments as `make_loader`.
+
+    Args:
+        spec: by whose rule unequal pictures are padded; None: they are refused.
+    """
     return make_loader(
         dataset,
         batches,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         pin_memory=pin_memory,
-        collate_fn=collate,
+        collate_fn=functools.partial(collate, spec=spec),
     )

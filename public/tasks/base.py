@@ -184,7 +184,7 @@ class BaseTask(ABC):
 
     def inputs(self, batch: Any) -> torch.Tensor:
         """Normalised images float32 (B, 3, H, W) in the configuration's memory format."""
-        return normalise(batch.images, self.config.input).contiguous(
+        return normalise(batch.images, self.config.input, getattr(batch, "regions", None)).contiguous(
             memory_format=memory_format(self.config.channels_last)
         )
 

@@ -1,5 +1,6 @@
 """The detection task: what the training loop is handed, and the evaluation that `test.sh` runs as well."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from public.config import freeze
 from public.datasets.annotations import Annotations, brief_names
 from public.datasets.defects import Defect
 from public.datasets.pictures import load_picture
+from public.decoders.dense import clips_to_picture
 from public.evaluation.coco import AREA_RANGES, COCO_METRICS, evaluate_coco, format_coco
 from public.evaluation.detections import ImageDetections, format_class_table, merge
 from public.evaluation.voc import evaluate_voc
@@ -115,8 +117,17 @@ class DetectionTask(BaseTask):
             on_bad_sample=config.on_bad_sample,
         )
 
+    def train_batches(self, *, first_step: int, num_steps: int) -> Iterator[DetectionBatch]:
+        """This process's batches, all on the canvas of the global batch: no padding depends on the number of processes."""
+        spec = self.config.input
+        for batch in super().train_batches(first_step=first_step, num_steps=num_steps):
+            if spec.multiple is not None:
+                sides = (collectives.max_over_ranks(side, self.device) for side in batch.images.shape[1:3])
+                batch = batch.on_canvas(*sides, spec.padding_color)
+            yield batch
+
     def _loader(self, dataset, batches):
-        return make_detection_loader(dataset, batches, **self._loading())
+        return make_detection_loader(dataset, batches, spec=self.config.input, **self._loading())
 
     def draw_batch(self, batch: DetectionBatch, step: int, folder: Path) -> None:
         """Writes train_batch_<step>.jpg: up to 16 images of the batch, with their boxes, as the network gets them."""
@@ -158,7 +169,7 @@ class DetectionTask(BaseTask):
         with clock("nms"):
             detections = self.decoder(outputs)
         assert batch.geometries is not None, "the batch is one of an evaluation"
-        detections = to_image(detections, batch.geometries)
+        detections = to_image(detections, batch.geometries, clip=clips_to_picture(self.decoder))
         for i in (i for i, skipped in enumerate(batch.skipped) if skipped):  # what is seen in black is not found
             detections[i] = {name: values[:0] for name, values in detections[i].items()}
         return [

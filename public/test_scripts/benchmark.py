@@ -33,11 +33,22 @@ import torch
 from torch import nn
 
 from public import commands, random_streams
+from public.decoders.dense import clips_to_picture
 from public.evaluation.topk import TOP, best_classes
 from public.files import write_text
 from public.inference.places import Network, find_network, open_any
 from public.inference.sources import find_images
-from public.input import ClassificationInput, InputSpec, normalise, prepare, prepare_crop, read_image, to_image
+from public.input import (
+    ClassificationInput,
+    Geometry,
+    InputSpec,
+    normalise,
+    prepare,
+    prepare_crop,
+    read_image,
+    stack,
+    to_image,
+)
 from public.models.fuse import fuse
 from public.parallel.processes import choose_device
 from public.precision import place
@@ -173,8 +184,8 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
         assert network is not None
         model, checkpoint = network.settings.build_model(), None
         decoder = None if network.is_classifier else network.settings.build_decoder()
-        spec = network.spec or (PLAIN_CROP if network.is_classifier else PLAIN_INPUT)
-        spec = _resized(spec, network.size(arguments.shape))
+        plain = _resized(PLAIN_CROP if network.is_classifier else PLAIN_INPUT, network.size(arguments.shape))
+        spec = network.spec or plain
     spec = _resized(spec, tuple(arguments.shape)) if arguments.shape else spec
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     model = fuse(model) if arguments.fuse else model.eval()
@@ -189,9 +200,13 @@ def open_subject(arguments: argparse.Namespace) -> tuple[Subject, Network | None
 
 
 def _resized(spec: InputSpec | ClassificationInput, size: tuple[int, int]) -> InputSpec | ClassificationInput:
-    """`spec` for pictures of another size; what a classifier cuts off keeps its share."""
+    """`spec` for inputs of another size; what a classifier cuts off keeps its share.
+
+    A rule by which pictures come out in several sizes gives way to stretching.
+    """
     if isinstance(spec, InputSpec):
-        return replace(spec, size=size)
+        fixed = spec if spec.multiple is None else replace(spec, resize="stretch", padding=0)
+        return replace(fixed, size=size)
     return replace(spec, size=size, shorter_side=max(*size, spec.shorter_side * max(size) // max(spec.size)))
 
 
@@ -215,8 +230,8 @@ def _pictures(
 
 def parts_of(subject: Subject, pictures: list[np.ndarray]) -> tuple[dict[str, Callable[[], Any]], int]:
     """The parts as functions without arguments, and how many objects a detector finds in all pictures."""
-    batch, _ = _prepared(subject, pictures)
-    images = _normalised(subject, batch)
+    batch, geometries = _prepared(subject, pictures)
+    images = _normalised(subject, batch, geometries)
     parts = {"prepare": lambda: _prepared(subject, pictures), "forward": lambda: _forward(subject, images)}
     if subject.decoder is None:
         return parts | {"end to end": lambda: classify_all(subject, pictures)}, 0
@@ -229,25 +244,28 @@ def parts_of(subject: Subject, pictures: list[np.ndarray]) -> tuple[dict[str, Ca
 def detect_all(subject: Subject, pictures: list[np.ndarray]) -> list[dict]:
     """Detections in pixels of the pictures, on the CPU."""
     batch, geometries = _prepared(subject, pictures)
-    outputs = _forward(subject, _normalised(subject, batch))
-    detections = to_image(subject.decoder(outputs), geometries)
+    outputs = _forward(subject, _normalised(subject, batch, geometries))
+    detections = to_image(subject.decoder(outputs), geometries, clip=clips_to_picture(subject.decoder))
     return [{key: found[key].cpu() for key in ("boxes", "scores", "labels")} for found in detections]
 
 
 def classify_all(subject: Subject, pictures: list[np.ndarray]) -> torch.Tensor:
     """The best classes of each picture (B, 5), on the CPU."""
-    batch, _ = _prepared(subject, pictures)
-    return best_classes(_forward(subject, _normalised(subject, batch)).float(), TOP)[0].cpu()
+    return best_classes(_forward(subject, _normalised(subject, *_prepared(subject, pictures))).float(), TOP)[0].cpu()
 
 
-def _prepared(subject: Subject, pictures: list[np.ndarray]) -> tuple[np.ndarray, list]:
-    function: Any = prepare_crop if subject.decoder is None else prepare
-    prepared, geometries = zip(*(function(picture, subject.spec) for picture in pictures))
+def _prepared(subject: Subject, pictures: list[np.ndarray]) -> tuple[np.ndarray, list[Geometry]]:
+    """One batch of all pictures, and their geometries; unequal ones are padded as in an evaluation."""
+    if isinstance(subject.spec, InputSpec):
+        prepared, geometries = zip(*(prepare(picture, subject.spec) for picture in pictures))
+        return stack(prepared, subject.spec), list(geometries)
+    prepared, geometries = zip(*(prepare_crop(picture, subject.spec) for picture in pictures))
     return np.stack(prepared), list(geometries)
 
 
-def _normalised(subject: Subject, batch: np.ndarray) -> torch.Tensor:
-    images = normalise(torch.from_numpy(batch).to(subject.device), subject.spec)
+def _normalised(subject: Subject, batch: np.ndarray, geometries: list[Geometry]) -> torch.Tensor:
+    regions = [geometry.region for geometry in geometries]
+    images = normalise(torch.from_numpy(batch).to(subject.device), subject.spec, regions)
     return images.contiguous(memory_format=subject.memory_format)
 
 
@@ -286,7 +304,7 @@ def describe(arguments: argparse.Namespace, subject: Subject) -> str:
     is_gpu = subject.device.type == "cuda"
     where = torch.cuda.get_device_name(subject.device) if is_gpu else platform.processor() or platform.machine()
     parts = [
-        f"{subject.spec.size[0]} x {subject.spec.size[1]} pixels",
+        subject.spec.size_text,
         f"{subject.device} ({where})",
         f"{torch.get_num_threads()} threads",
         "bf16" if subject.is_bf16 else "float32",

@@ -1,11 +1,15 @@
-"""Exponential moving average of the weights (Polyak averaging), with the warm-up of PaddleDetection.
+"""Exponential moving average of the weights (Polyak averaging), with the warm-up of PaddleDetection or of YOLOX.
 
-The decay of update t (from 0) is min(decay, (1 + t) / (10 + t)).  Paddle starts the average at zero and divides it, when
-it is used, by 1 - d**t with the last decay d, which is not quite the sum of the weights given so far: up to 1.5 % too much
-after two updates, 0.01 % too much in the long run.  Here the divisor is exact, 1 - product of all decays (a stated
-deviation), and is folded into the update, so the average can be read at any moment.
+`EMA`, PaddleDetection's: the decay of update t (from 0) is min(decay, (1 + t) / (10 + t)).  Paddle starts the average at
+zero and divides it, when it is used, by 1 - d**t with the last decay d, which is not quite the sum of the weights given so
+far: up to 1.5 % too much after two updates, 0.01 % too much in the long run.  Here the divisor is exact, 1 - product of all
+decays (a stated deviation), and is folded into the update, so the average can be read at any moment.
+
+`RampedEMA`, YOLOX's: the average starts as a copy of the weights, and the decay of update t (from 0) is
+decay * (1 - exp(-(t + 1) / ramp_updates)).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +17,7 @@ import torch
 from torch import nn
 
 from public.parts import copy_without, lent_parts
-from public.settings import Fraction, check
+from public.settings import Fraction, Positive, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +33,59 @@ class EMA:
         return ModelEMA(model=model, decay=self.decay)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RampedEMA:
+    """The settings of YOLOX's average."""
+
+    decay: Fraction  # that the ramp approaches
+    ramp_updates: Positive  # after so many updates it has gone 63 % of the way
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def build(self, model: nn.Module) -> "ModelEMA":
+        return ModelEMA(model=model, decay=self.decay, ramp_updates=self.ramp_updates)
+
+
 class ModelEMA:
     """A copy of `model` in eval mode whose weights and BatchNorm statistics are averages over the updates, in float32.
 
     What is only lent to `model`, such as a teacher, is no part of the copy.
+
+    Args:
+        decay: in the long run.
+        ramp_updates: of `RampedEMA`; None: the warm-up of `EMA`.
     """
 
-    def __init__(self, *, model: nn.Module, decay: float) -> None:
+    def __init__(self, *, model: nn.Module, decay: float, ramp_updates: float | None = None) -> None:
         self._lent = lent_parts(model)
         self.model = copy_without(model, self._lent).eval().requires_grad_(False)
         self.decay = decay
+        self.ramp_updates = ramp_updates
         self.num_updates = 0
         self.decay_product = 1.0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Takes the present weights of `model` into the average."""
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
-        self.decay_product *= decay
-        share = (1 - decay) / (1 - self.decay_product)  # 1 at the first update
+        share = self._next_share()
         old, new = _tensors(self.model, ()), _tensors(model, self._lent)
         averaged = [i for i, tensor in enumerate(old) if tensor.is_floating_point()]
         torch._foreach_lerp_([old[i] for i in averaged], [new[i] for i in averaged], share)
         for i in set(range(len(old))) - set(averaged):  # counters
             old[i].copy_(new[i])
+
+    def _next_share(self) -> float:
+        """The share that the present weights get in the average, counted as one more update."""
+        if self.ramp_updates is not None:
+            self.num_updates += 1
+            decay = self.decay * (1 - math.exp(-self.num_updates / self.ramp_updates))
+            self.decay_product *= decay
+            return 1 - decay
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        self.decay_product *= decay
+        return (1 - decay) / (1 - self.decay_product)  # 1 at the first update
 
     def state_dict(self) -> dict[str, Any]:
         return {

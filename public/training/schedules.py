@@ -33,6 +33,21 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuadraticWarmupCosine(WarmupCosine):
+    """WarmupCosine whose warm-up rises with the square of the step: start + (1 - start) * (i / warm-up) ** 2.
+
+    YOLOX's schedule: 5 epochs of warm-up from 0, a cosine down to 0.05 that ends at `horizon_epochs`, 285 of 300, and 0.05
+    for the rest.  After `yolox_warm_cos_lr` of Megvii's code, whose step i is ours.
+    """
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * (step / warmup) ** 2
+        return super().factor(step, steps_per_epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmupMultiStep:
     """Linear warm-up as in WarmupCosine, then the factor `gamma` for each milestone (in epochs) that is reached."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from public.input import INTERPOLATIONS, Interpolation
+from public.resizing import INTERPOLATIONS, Interpolation
 from public.settings import Color, Count
 
 # The four changes of colour are those of detection's ColorDistort.

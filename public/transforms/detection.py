@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 
 from public.datasets.sample import Sample, SampleKey
-from public.input import INTERPOLATIONS, Interpolation
 from public.random_streams import stream
+from public.resizing import INTERPOLATIONS, Interpolation
 from public.settings import Color, Count, Counts, NotEmpty
 from public.settings import check as check_settings
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation
@@ -64,9 +64,13 @@ def apply_transforms(
 
 
 def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
-    """`sample` after what each batch transform draws for its global batch, from (seed, "batch", epoch, batch, name)."""
+    """`sample` after what each batch transform draws for its global batch, from (seed, "batch", epoch, batch, name).
+
+    A transform that is drawn for `every` so many batches of an epoch has the stream of batch // every.
+    """
     for name, batch_transform in named(batch_transforms, key.epoch):
-        transform = batch_transform.draw(stream(seed, "batch", key.epoch, key.batch, name))
+        batch = key.batch // getattr(batch_transform, "every", 1)
+        transform = batch_transform.draw(stream(seed, "batch", key.epoch, batch, name))
         sample = transform(sample, None)
     return sample
 
@@ -103,6 +107,17 @@ class BatchRandomResize:
         """The resize of one batch."""
         size = self.sizes[rng.integers(len(self.sizes))]
         return Resize(size=(size, size), interpolation=self.interpolations[rng.integers(len(self.interpolations))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRandomResizeEvery(BatchRandomResize):
+    """BatchRandomResize that keeps its size and interpolation for `every` batches of an epoch.
+
+    YOLOX's multi-scale training, with `every` 10.  Deviations: the original counts its steps through all epochs, and has
+    the size of the input for the first ten; ours begins anew with each epoch, and draws at once.
+    """
+
+    every: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from public.weights.pdparams import read_pdparams
 from public.weights.torch_files import read_torch_file
 from public.weights.widen import widen_arrays, widen_tensors
 
-SOURCES = ("mmdet", "paddle", "timm", "torchvision")
+SOURCES = ("mmdet", "paddle", "timm", "torchvision", "yolox", "yolox_legacy")
 COUNTER = "num_batches_tracked"  # of torch's BatchNorm; no other project's files have it
 
 
@@ -163,7 +163,8 @@ def _read_torch(result: Conversion) -> dict[str, np.ndarray]:
 
 def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[str, np.ndarray]:
     """The arrays of the backbone; a file of a backbone alone, or of a classifier, writes their names without a prefix."""
-    kept = {name: array for name, array in arrays.items() if name.startswith(BACKBONE)}
+    neck = result.released.neck
+    kept = {name: array for name, array in arrays.items() if name.startswith(BACKBONE) and not name.startswith(neck)}
     if not kept:
         parts = _backbone_parts(result)
         kept = {f"{BACKBONE}{name}": array for name, array in arrays.items() if name.split(".")[0] in parts}
@@ -212,7 +213,7 @@ def _rename(arrays: dict[str, np.ndarray], result: Conversion) -> None:
             if ours in result.state:
                 raise ValueError(f"{result.file}: {result.origin[ours]!r} and {name!r} both become {ours!r}")
             result.state[ours], result.origin[ours] = value, name
-            if ours.endswith(COUNTER):
+            if ours.endswith(COUNTER) and not name.endswith(COUNTER):
                 result.added.append(ours)
 
 
@@ -331,7 +332,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         choices=SOURCES,
-        help="whose file it is: paddle (.pdparams); mmdet, timm or torchvision (.pth, .safetensors)",
+        help="whose file it is: paddle (.pdparams); mmdet, timm, torchvision or yolox (.pth, .safetensors); yolox_legacy: "
+        "YOLOX's of before August 2021, which take other values of the pixels and look the same",
     )
     parser.add_argument("model", help=f"the published network: {', '.join(list_models())}")
     parser.add_argument("file", type=Path, help="the file to convert")

@@ -12,6 +12,7 @@ from public.datasets.sample import Sample, SampleKey
 from public.random_streams import stream
 from public.transforms.detection import (
     BatchRandomResize,
+    BatchRandomResizeEvery,
     ColorDistort,
     RandomCrop,
     RandomExpand,
@@ -367,6 +368,21 @@ def test_a_batch_shares_its_size():
         assert results[0].image.shape[:2] == drawn.size
         shapes.append(drawn.size[0])
     assert len(set(shapes)) > 8
+
+
+def test_a_size_may_be_kept_for_several_batches():
+    """The size of batch b is the one drawn for b // 10, and another epoch draws others."""
+    kept = BatchRandomResizeEvery(sizes=MULTI_SCALE.sizes, interpolations=("linear",), every=10)
+
+    def size(epoch, batch):
+        return apply_batch_transforms(make_sample(seed=0), (kept,), 5, SampleKey(epoch, batch, 4)).image.shape[0]
+
+    sizes = [[size(epoch, batch) for batch in range(0, 80, 3)] for epoch in range(2)]
+    for epoch, found in enumerate(sizes):
+        drawn = [kept.draw(stream(5, "batch", epoch, number, "BatchRandomResizeEvery")).size[0] for number in range(8)]
+        assert found == [drawn[batch // 10] for batch in range(0, 80, 3)]
+        assert len(set(drawn)) > 3
+    assert sizes[0] != sizes[1]
 
 
 def test_batch_sizes_and_interpolations_are_drawn_evenly():

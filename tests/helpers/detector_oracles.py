@@ -1,4 +1,4 @@
-"""The oracles of torchvision's and MMDetection's detectors: their checkpoints as files, their inputs and their results.
+"""The oracles of torchvision's, MMDetection's and Megvii's detectors: checkpoints as files, inputs and results.
 
 A checkpoint is written with the original's names, converted by our command's function and loaded strictly, so that a test
 goes the way of a user.
@@ -25,7 +25,7 @@ from tests.helpers.places import SHARED
 class Oracle:
     """One folder of `../shared/oracles`: its `meta.json`, its results (of out.npz) and the limit of each."""
 
-    source: str  # torchvision or mmdet
+    source: str  # torchvision, mmdet or yolox
     folder: Path
     meta: dict
     results: dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class Oracle:
     @classmethod
     def read(cls, source: str, name: str) -> "Oracle":
         """Skips the test where ../shared is absent."""
-        family = {"torchvision": "tvdet", "mmdet": "mmdet"}[source]
+        family = {"torchvision": "tvdet", "mmdet": "mmdet", "yolox": "yolox"}[source]
         folder = SHARED / "oracles" / family / name
         if not folder.exists():
             pytest.skip(f"the oracle is not at {folder}")
@@ -52,7 +52,7 @@ class Oracle:
                 state[name] = torch.tensor(0)
                 continue
             value = statistics[name].astype(np.float32) if name in statistics else fill(name, shape)
-            for part, factor in self.meta["gain"].items():
+            for part, factor in self.meta.get("gain", {}).items():
                 if part in name:
                     value = value * np.float32(factor)
             state[name] = torch.from_numpy(np.ascontiguousarray(value.reshape(shape)))
@@ -77,10 +77,14 @@ class Oracle:
         return targets
 
     def write_checkpoint(self, path: Path) -> Path:
-        """The original's file: a bare state dict from torchvision, one with a meta entry beside it from MMDetection."""
+        """The original's file: a bare state dict from torchvision, one with entries beside it from the others."""
         state = self.state()
-        content = state if self.source == "torchvision" else {"meta": {"epoch": 12}, "state_dict": state}
-        torch.save(content, path)
+        contents = {
+            "torchvision": state,
+            "mmdet": {"meta": {"epoch": 12}, "state_dict": state},
+            "yolox": {"start_epoch": 300, "model": state, "optimizer": {"state": {}, "param_groups": []}},
+        }
+        torch.save(contents[self.source], path)
         return path
 
     def gradient_norms(self, case: str) -> dict[str, float]:

@@ -28,7 +28,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
             "random_streams",
         ),
         *("experiment_files", "text", "lettering", "decoding", "folders"),
-        *("protocols", "commands", "settings", "parts"),
+        *("protocols", "commands", "settings", "parts", "resizing"),
         "parallel.collectives",  # sums over the processes, which losses need; it knows nothing of the project
     ),
     2: ("families", "transforms", "evaluation", "parallel", "config", "command_line"),
@@ -47,7 +47,8 @@ SIDEWAYS: dict[str, set[str]] = {
     "losses": {"anchors", "points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
-    "input": {"decoding", "folders", "settings", "text"},
+    "input": {"decoding", "folders", "resizing", "settings", "text"},
+    "resizing": {"settings"},
     "settings": {"text"},
     "safe_pickle": {"text"},
     "files": {"text"},

@@ -1,12 +1,15 @@
 """The moving average of the weights against the weighted sum written out."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from public.training.ema import EMA
+from public.training.ema import EMA, RampedEMA
+from tests.helpers.places import SHARED
 
 
 def make_model() -> nn.Module:
@@ -59,6 +62,41 @@ def test_the_average_is_the_normalised_weighted_sum_of_all_updates(decay, num_up
     assert averaged["1.num_batches_tracked"] == num_updates, "counters are copied"
 
 
+@pytest.mark.parametrize("num_updates", [1, 2, 7])
+def test_the_ramped_average_starts_from_the_weights_and_follows_its_decays(num_updates):
+    """YOLOX's rule written out: average = decay * average + (1 - decay) * weights, the first being the initial ones."""
+    model = make_model()
+    ema = RampedEMA(decay=0.9, ramp_updates=3).build(model)
+    expected = snapshot(model)
+    for update in range(1, num_updates + 1):
+        disturb(model, update)
+        ema.update(model)
+        decay = 0.9 * (1 - math.exp(-update / 3))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    averaged = ema.model.state_dict()
+    for name, value in expected.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(averaged[name], value, rtol=1e-12, atol=1e-12)
+    assert averaged["1.num_batches_tracked"] == num_updates, "counters are copied"
+
+
+def test_the_ramp_has_the_decays_of_the_original():
+    folder = SHARED / "oracles/yolox/preprocess"
+    if not folder.exists():
+        pytest.skip(f"the oracle is not at {folder}")
+    oracle = np.load(folder / "out.npz")
+    for update, decay in zip(oracle["ema.updates_i64"].tolist(), oracle["ema.decay_f64"].tolist()):
+        model = nn.Linear(1, 1).double()
+        ema = RampedEMA(decay=0.9998, ramp_updates=2000).build(model)
+        ema.num_updates = update - 1
+        torch.nn.init.zeros_(ema.model.weight)
+        torch.nn.init.ones_(model.weight)
+        ema.update(model)
+        assert ema.model.weight.item() == pytest.approx(1 - decay, rel=1e-12)
+
+
 def test_the_first_update_takes_the_weights_over_exactly():
     model = make_model().float()
     ema = EMA(decay=0.9998).build(model)
@@ -95,14 +133,15 @@ def test_the_average_is_apart_from_the_model():
     assert all(torch.equal(model.state_dict()[name], value) for name, value in changed.items())
 
 
-def test_a_saved_average_goes_on_with_the_same_bits():
+@pytest.mark.parametrize("settings", [EMA(decay=0.5), RampedEMA(decay=0.5, ramp_updates=10)])
+def test_a_saved_average_goes_on_with_the_same_bits(settings):
     model = make_model().float()
-    ema = EMA(decay=0.5).build(model)
+    ema = settings.build(model)
     for _ in range(7):
         with torch.no_grad():
             model[0].weight += 0.1
         ema.update(model)
-    other = EMA(decay=0.5).build(make_model().float())
+    other = settings.build(make_model().float())
     other.load_state_dict(copy.deepcopy(ema.state_dict()))
     for _ in range(3):
         with torch.no_grad():

@@ -3,9 +3,11 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from public.training.schedules import WarmupCosine, WarmupMultiStep
+from public.training.schedules import QuadraticWarmupCosine, WarmupCosine, WarmupMultiStep
+from tests.helpers.places import SHARED
 
 
 def cosine(**changes) -> WarmupCosine:
@@ -63,6 +65,45 @@ def test_the_published_recipes_end_at_their_rates(epochs, horizon, warmup, end):
     schedule = cosine(warmup_epochs=warmup, warmup_start=0.0, horizon_epochs=horizon, min_factor=0.0)
     digits = len(str(end)) - 2
     assert round(schedule.factor(epochs * 1000, 1000), digits) == end
+
+
+YOLOX = QuadraticWarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=285, min_factor=0.05)
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 0.0),
+        (1, 4e-6),
+        (10, 4e-4),
+        (250, 0.25),
+        (499, 0.996004),
+        (500, 1.0),
+        (14_500, 0.525),  # halfway down
+        (28_500, 0.05),
+        (30_000, 0.05),
+    ],
+)
+def test_yolox_rises_by_the_square_and_ends_constant(step, factor):
+    """300 epochs of 100 steps: 5 of warm-up, 15 at the floor."""
+    assert YOLOX.factor(step, 100) == pytest.approx(factor, rel=1e-12)
+
+
+def test_yolox_has_the_original_learning_rates():
+    folder = SHARED / "oracles/yolox/preprocess"
+    if not folder.exists():
+        pytest.skip(f"the oracle is not at {folder}")
+    oracle = np.load(folder / "out.npz")
+    ours = [0.01 * YOLOX.factor(step, 100) for step in oracle["lr.iters_i64"].tolist()]
+    np.testing.assert_allclose(ours, oracle["lr.values_f64"], rtol=1e-12)
+
+
+def test_a_quadratic_warm_up_may_start_above_zero():
+    schedule = QuadraticWarmupCosine(warmup_epochs=2, warmup_start=0.1, horizon_epochs=10, min_factor=0.02)
+    assert schedule.factor(0, 50) == pytest.approx(0.1, rel=1e-12)
+    assert schedule.factor(50, 50) == pytest.approx(0.1 + 0.9 / 4, rel=1e-12)
+    assert schedule.factor(100, 50) == pytest.approx(1.0, rel=1e-12)
+    assert schedule.factor(300, 50) == cosine().factor(300, 50)
 
 
 @pytest.mark.parametrize(

@@ -19,20 +19,34 @@ from public.datasets.voc import Voc
 from public.datasets.yolo import Yolo
 from public.families import PUBLISHED
 from public.files import REPOSITORY
+from public.resizing import KeepSize, ShorterSide
 from public.runs.experiment import load_experiment
 from public.settings import Within, check, what_is_needed
+from public.training.ema import RampedEMA
 from public.training.optimizers import SGD, Adam, AdamW
-from public.training.schedules import WarmupMultiStep
+from public.training.schedules import QuadraticWarmupCosine, WarmupMultiStep
 from public.transforms.classification import ColorJitter, RandomErasing
+from public.transforms.detection import BatchRandomResizeEvery
 from public.transforms.flip import RandomFlip
+from public.transforms.geometric import (
+    Letterbox,
+    RandomCenterCropPad,
+    RandomCropKeepingObjects,
+    RandomShift,
+    RandomTranslate,
+    ResizeShorterSide,
+)
 from public.transforms.mixing import CutMix, Mixup, MixupOrCutMix
 from public.transforms.rand_augment import RandAugment
 from public.transforms.rules import Until
 
-ROOMS = ("public.families", "public.datasets", "public.transforms", "public.training", "public.input", "public.config")
+ROOMS = (
+    *("public.families", "public.datasets", "public.transforms", "public.training"),
+    *("public.input", "public.resizing", "public.config"),
+)
 NO_SETTINGS = {"TrainingConfig", "Layout"}  # the base of the two that a page states; what was found in a folder
 # fields whose values have no type that could be stated: what they hold is checked where it is used
-OPEN_FIELDS = {("ImageClassifier", "options")}
+OPEN_FIELDS = {("ImageClassifier", "options"), ("YOLOX", "backbone_options")}
 
 VOC = Voc(sources=("a/b",), classes=None, use_difficult=False, keep_empty_images=True)
 VALUES = [  # of classes that no page names
@@ -43,6 +57,9 @@ VALUES = [  # of classes that no page names
           lr_factors=(("a.", 0.5),)),
     Yolo(data="a/data.yaml", split="train", classes=None, keep_empty_images=True),
     WarmupMultiStep(warmup_epochs=0, warmup_start=1.0, milestones=(1.5, 2), gamma=0.1),
+    QuadraticWarmupCosine(warmup_epochs=5, warmup_start=0.0, horizon_epochs=285, min_factor=0.05),
+    RampedEMA(decay=0.9998, ramp_updates=2000),
+    BatchRandomResizeEvery(sizes=(320, 352), interpolations=("linear",), every=10),
     ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
     RandAugment(num_changes=2, magnitude=9, fill=(1, 2, 3)),
     Mixup(alpha=0.2, prob=1.0),
@@ -50,6 +67,12 @@ VALUES = [  # of classes that no page names
     MixupOrCutMix(mixup_alpha=0.2, cutmix_alpha=1.0, mixup_prob=0.5, cutmix_prob=0.5),
     RandomErasing(prob=0.5, area=(0.1, 0.3), aspect_ratio=(0.3, 3.3), fill=(1, 2, 3), num_attempts=5),
     Until(epoch=3, transforms=(RandomFlip(prob=0.5),)),
+    ShorterSide(rounding="nearest", multiple=32), KeepSize(multiple=32),
+    Letterbox(size=(667, 667), interpolation="linear", padding=0),
+    ResizeShorterSide(shorter_sides=(640, 800), longer_side=1333, rounding="nearest", interpolation="linear"),
+    RandomTranslate(prob=0.5, fill=(0, 0, 0)), RandomCropKeepingObjects(prob=0.5),
+    RandomShift(prob=0.5, max_shift_px=32, filter_thr_px=1, fill=(0, 0, 0)),
+    RandomCenterCropPad(crop_size=(512, 512), ratios=(0.6, 1.3), border=128, fill=(124, 116, 104), num_attempts=50),
     *PUBLISHED.values(),
 ]  # fmt: skip
 

@@ -50,7 +50,20 @@ def top_k_mask(values: torch.Tensor, k: int) -> torch.Tensor:
     Of equal values the one further left comes first, on every device; `torch.topk` leaves that open.
     """
     k = min(k, values.shape[1])
-    kth_value = values.topk(k, dim=1).values.amin(1, keepdim=True)
+    return _mask_of_largest(values, values.topk(k, dim=1).values.amin(1, keepdim=True), k)
+
+
+def top_counts_mask(values: torch.Tensor, counts: torch.Tensor, *, most: int) -> torch.Tensor:
+    """True at the `counts[g]` largest of each row g of `values` (G, A), with the ties of `top_k_mask`.
+
+    counts: (G, 1) int64, each from 1 to the smaller of `most` and A; `most` is known without looking at the device.
+    """
+    best = values.topk(min(most, values.shape[1]), dim=1).values  # by falling value
+    return _mask_of_largest(values, best.gather(1, counts - 1), counts)
+
+
+def _mask_of_largest(values: torch.Tensor, kth_value: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
+    """True at the `k` largest of each row, given the smallest of these, (G, 1); of equal ones those further left."""
     is_larger = values > kth_value
     is_equal = values == kth_value
     num_free = k - is_larger.sum(1, keepdim=True)

@@ -65,10 +65,11 @@ def conv_3x3(
 class CSPLayer(nn.Module):
     """Two 1x1 convolutions to half the channels, the first followed by bottlenecks; both joined by a third 1x1.
 
-    (B, C, H, W) -> the same.
+    (B, in_channels, H, W) -> (B, channels, H, W)
 
     Args:
-        channels: C.
+        channels: of the result.
+        in_channels: of the input; None: as many.
         drop_paths: the rate of each bottleneck, so their number too.
         use_shortcut: whether the bottlenecks add their input.
         use_depthwise: see `conv_3x3`.
@@ -76,12 +77,20 @@ class CSPLayer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, drop_paths: list[float], use_shortcut: bool, use_depthwise: bool = False, **options
+        self,
+        channels: int,
+        *,
+        in_channels: int | None = None,
+        drop_paths: list[float],
+        use_shortcut: bool,
+        use_depthwise: bool = False,
+        **options,
     ):
         super().__init__()
         half = channels // 2
-        self.conv1 = ConvBNAct(channels, half, 1, **options)
-        self.conv2 = ConvBNAct(channels, half, 1, **options)
+        in_channels = channels if in_channels is None else in_channels
+        self.conv1 = ConvBNAct(in_channels, half, 1, **options)
+        self.conv2 = ConvBNAct(in_channels, half, 1, **options)
         self.conv3 = ConvBNAct(2 * half, channels, 1, **options)
         self.blocks = nn.Sequential(
             *(
@@ -103,21 +112,21 @@ class SPP(nn.Module):
     """1x1 to half the channels; these and their maxima over 5x5, 9x9 and 13x13 side by side; 1x1.
 
     A maximum over 5 of maxima over 5 is one over 9, and of those over 13; what lies outside the map never wins.
-    (B, C, H, W) -> the same.
+    (B, channels, H, W) -> (B, out_channels, H, W), by default as many.
     """
 
-    def __init__(self, channels: int, **options):
+    def __init__(self, channels: int, *, out_channels: int | None = None, **options):
         super().__init__()
         half = channels // 2
         self.conv1 = ConvBNAct(channels, half, 1, **options)
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
-        self.conv2 = ConvBNAct(4 * half, channels, 1, **options)
+        self.conv2 = ConvBNAct(4 * half, channels if out_channels is None else out_channels, 1, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = [self.conv1(x)]
         for _ in range(3):
             maps.append(self.pool(maps[-1]))
-        return self.conv2(torch.cat(maps, dim=1))  # (B, 4 * C / 2, H, W) -> (B, C, H, W)
+        return self.conv2(torch.cat(maps, dim=1))  # (B, 4 * half, H, W) -> (B, out_channels, H, W)
 
 
 def scaled_blocks(num_blocks: tuple[int, ...], depth: float) -> list[int]:

@@ -21,7 +21,7 @@ def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]
         ValueError: an array whose name is not one of that network.
     """
     backbone = {array: value for array, value in state.items() if not array.startswith(REST)}
-    renamed = rename_layers(backbone, _layers(name), f"YOLOX network with the backbone {name}")
+    renamed = rename_layers(backbone, layer_names(name), f"YOLOX network with the backbone {name}")
     if "backbone.stem.conv.weight" in renamed:
         renamed["backbone.stem.conv.weight"] = one_convolution(renamed["backbone.stem.conv.weight"])
     return renamed
@@ -37,7 +37,8 @@ def one_convolution(weight: torch.Tensor) -> torch.Tensor:
     return parts.permute(0, 3, 4, 2, 5, 1).reshape(out_channels, in_channels, 6, 6)
 
 
-def _layers(name: str) -> dict[str, str]:
+def layer_names(name: str) -> dict[str, str]:
+    """The names that a YOLOX with the backbone `name` has for the backbone's layers -> ours."""
     network = NETWORKS[name]
     convs = {STEM: "backbone.stem"}
 

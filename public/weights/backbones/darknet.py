@@ -25,8 +25,13 @@ def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]
         raise ValueError(f"neither torchvision, timm nor YOLOX has released weights of {name}")
     if YOLOX_STEM in state:
         backbone = {array: value for array, value in state.items() if not array.startswith(YOLOX_REST)}
-        return rename_layers(backbone, _conv_layers(_yolox_convs(name)), f"YOLOX network with the backbone {name}")
+        return rename_layers(backbone, yolox_layer_names(name), f"YOLOX network with the backbone {name}")
     return rename_layers(state, _conv_layers(_timm_convs(name)) | {"head.fc": "fc"}, f"timm's {name}")
+
+
+def yolox_layer_names(name: str) -> dict[str, str]:
+    """The names that a YOLOX with the backbone `name` has for the backbone's layers -> ours."""
+    return _conv_layers(_yolox_convs(name))
 
 
 def _conv_layers(convs: dict[str, str]) -> dict[str, str]:

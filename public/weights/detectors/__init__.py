@@ -1,10 +1,12 @@
 """Whose released weights each detector loads: names of their arrays, input and classes, one file a detector."""
 
-from public.weights.detectors import picodet, ppyoloe
+from dataclasses import replace
+
+from public.weights.detectors import picodet, ppyoloe, yolox
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**ppyoloe.RELEASED, **picodet.RELEASED}
+RELEASED: dict[str, Released] = {**picodet.RELEASED, **ppyoloe.RELEASED, **yolox.RELEASED}
 
 
 def released(name: str, source: str) -> Released:
@@ -17,4 +19,4 @@ def released(name: str, source: str) -> Released:
     if known is None or source not in known.sources:
         others = "nobody's are" if known is None else f"{' and '.join(known.sources)}'s are"
         raise ValueError(f"{source}'s weights of the detector {name} are not known here; {others}")
-    return known
+    return replace(known, input=known.inputs_by_source.get(source, known.input))
