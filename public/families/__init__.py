@@ -3,12 +3,13 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import image_classifier, picodet, ppyoloe, ppyoloe_aux, yolox
+from public.families import image_classifier, picodet, picodet_legacy, ppyoloe, ppyoloe_aux, yolox
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
     "ImageClassifier": image_classifier.ImageClassifier,
     "PicoDet": picodet.PicoDet,
+    "PicoDetLegacy": picodet_legacy.PicoDetLegacy,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
     "YOLOX": yolox.YOLOX,
@@ -17,6 +18,7 @@ SETTINGS_CLASSES: dict[str, type] = {
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
 PUBLISHED: dict[str, Any] = {
     **picodet.PUBLISHED,
+    **picodet_legacy.PUBLISHED,
     **ppyoloe.PUBLISHED,
     **ppyoloe_aux.PUBLISHED,
     **yolox.PUBLISHED,

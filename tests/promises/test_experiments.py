@@ -36,12 +36,23 @@ EXPECTED_NAMES = (
     | {f"ppyoloe_plus_{size}_{data}" for size in PUBLISHED_SIZES for data in ("coco", "objects365")}
     | {f"ppyoloe_{size}_voc" for size in ("xs", "s", "l")}
     | {f"ppyoloe_plus_{size}_voc" for size in ("s", "l")}
+    | {f"picodet_{size}_{side}_coco" for size in ("xs", "s", "m", "l") for side in (320, 416)}
+    | {"picodet_l_640_coco", "picodet_s_416_npu_coco", "picodet_s_416_esnet_coco", "picodet_s_416_voc"}
+    | {"picodet_s_192_pedestrian", "picodet_s_320_pedestrian", "picodet_xs_shapes", "picodet_s_416_bccd"}
     | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
 )
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
-    *("ppyoloe_xs_shapes", "ppyoloe_xs_voc", "ppyoloe_s_coco", "ppyoloe_plus_s_pcp", "ppyoloe_plus_t_coco"),
+    *(
+        "picodet_xs_shapes",
+        "picodet_s_416_esnet_coco",
+        "ppyoloe_xs_shapes",
+        "ppyoloe_xs_voc",
+        "ppyoloe_s_coco",
+        "ppyoloe_plus_s_pcp",
+        "ppyoloe_plus_t_coco",
+    ),
     *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
     *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
 )
@@ -133,6 +144,11 @@ def test_card_speaks_of_the_values_below_it(folder):
         assert f"{config.batch_size} images a step" in first_line
 
 
+def size_of(detector) -> list:
+    """Which network of its family a detector's settings name: depth and width, or the backbone."""
+    return [getattr(detector, name, None) for name in ("depth", "width", "backbone")]
+
+
 @every_detector
 def test_starting_weights_are_known(folder):
     """pretrained/README.md says how to make them, from the file that the card names, and they are of this size."""
@@ -144,8 +160,7 @@ def test_starting_weights_are_known(folder):
     assert config.starting_weights == f"pretrained/{known.name}"
     assert known.original.removesuffix(".pdparams") in card_of(folder)
     assert config.backbone_only == known.backbone_only
-    for name in ("depth", "width"):
-        assert getattr(config.detector, name) == getattr(published(known.model), name)
+    assert size_of(config.detector) == size_of(published(known.model))
 
 
 @every_detector
@@ -155,7 +170,7 @@ def test_card_expects_what_the_makers_of_the_weights_publish(folder):
     if known is not None:
         metric, percent = re.match(r"(AP\d*) ([\d.]+) on", known.published).groups()
         assert f"Expected: {metric} {float(percent) / 100:.3f}" in card_of(folder)
-        assert published(known.model).depth == load_experiment(folder).config.detector.depth
+        assert size_of(published(known.model)) == size_of(load_experiment(folder).config.detector)
 
 
 # ---------------------------------------------------------------------------------------------- settings and objects

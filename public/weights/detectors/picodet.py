@@ -6,16 +6,24 @@ import re
 import numpy as np
 import torch
 
-from public.families.picodet import IMAGE_SIDES
-from public.families.picodet import PUBLISHED as LCNET_MODELS
+from public.families import picodet, picodet_legacy
 from public.input import InputSpec
 from public.weights import backbones
 from public.weights.backbones.lcnet import PADDLE_KINDS
 from public.weights.class_names import COCO_CLASSES
 from public.weights.detectors.released import Released
 
-LCNET_PARTS = ("conv1", "blocks2", "blocks3", "blocks4", "blocks5", "blocks6")
+# how the names in a file of the backbone alone begin, by the first letters of the network
+PARTS = {
+    "lcnet": ("conv1", "blocks2", "blocks3", "blocks4", "blocks5", "blocks6"),
+    "esnet": (
+        "_conv1",
+        *(f"{stage + 2}_{block + 1}" for stage, count in enumerate((3, 7, 3)) for block in range(count)),
+    ),
+}
 DEAD = re.compile(r"head\.p[3-6]_feat\.scale_reg")
+JOINT = re.compile(r"head\.head_cls(\d)\.(weight|bias)")  # of 2021: the classes' filters, then those of the distances
+NUM_DISTANCES = 4 * 8  # sides times bins
 COPY = re.compile(r"head\.head_(cls|reg)_list\.(\d)\.(weight|bias)")
 # their layer inside neck and head -> ours; what the backbone's file renames is not here
 RULES: tuple[tuple[str, str], ...] = (
@@ -61,13 +69,14 @@ def copies_and_dead(arrays: dict[str, np.ndarray]) -> dict[str, str]:
     return left_out
 
 
-def rename_picodet(arrays: dict[str, np.ndarray], *, network: str) -> dict[str, torch.Tensor]:
+def rename_picodet(arrays: dict[str, np.ndarray], *, network: str, is_joint: bool = False) -> dict[str, torch.Tensor]:
     """The arrays of a PicoDet of PaddleDetection, without those of `copies_and_dead`, with our names.
 
     Added: `num_batches_tracked`, 0, which torch's BatchNorm has and Paddle's has not.
 
     Args:
         network: the name of its backbone here, such as lcnet_075.
+        is_joint: one convolution predicts classes and distances, in the models of 2021; here they are two.
 
     Raises:
         ValueError: an array whose name is not one of a PicoDet, or two arrays for one name.
@@ -79,6 +88,8 @@ def rename_picodet(arrays: dict[str, np.ndarray], *, network: str) -> dict[str, 
             parts = backbones.released(network, "paddle").rename({name: value}, network)
         elif name == "head.distribution_project.project":
             parts = {"head.bins": value}
+        elif is_joint and (joint := JOINT.fullmatch(name)):
+            parts = _apart(joint[1], joint[2], value)
         else:
             parts = _neck_or_head(name, value)
         for ours, part in parts.items():
@@ -88,6 +99,14 @@ def rename_picodet(arrays: dict[str, np.ndarray], *, network: str) -> dict[str, 
                 )
             renamed[ours] = part
     return renamed
+
+
+def _apart(level: str, kind: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The predictions of classes and of distances out of the one convolution of both."""
+    return {
+        f"head.pred_cls.{level}.{kind}": value[:-NUM_DISTANCES],
+        f"head.pred_reg.{level}.{kind}": value[-NUM_DISTANCES:],
+    }
 
 
 def _neck_or_head(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,21 +158,28 @@ def _input(side: int, *, has_statistics: bool = True) -> InputSpec:
     )
 
 
-INPUTS = {
-    **{f"picodet_{size}": _input(416) for size in IMAGE_SIDES},
-    **{f"picodet_{size}_{side}": _input(side) for size, sides in IMAGE_SIDES.items() for side in sides},
-    "picodet_s_416_npu": _input(416, has_statistics=False),
-    "picodet_s_192_pedestrian": _input(192),
-    "picodet_s_320_pedestrian": _input(320),
-}
-RELEASED = {
-    name: Released(
+def _inputs() -> dict[str, InputSpec]:
+    """The input of each published name: its number is the side of the square; names without one have 416."""
+    found = {}
+    for name in (*picodet.PUBLISHED, *picodet_legacy.PUBLISHED):
+        side = re.search(r"_(\d+)", name)
+        found[name] = _input(int(side[1]) if side else 416, has_statistics=not name.endswith("_npu"))
+    return found
+
+
+def _released(name: str, spec: InputSpec) -> Released:
+    settings = picodet.PUBLISHED.get(name) or picodet_legacy.PUBLISHED[name]
+    class_names = COCO_CLASSES
+    if settings.num_classes == 1:
+        class_names = ("person",) if name.endswith("pedestrian") else ("foreground",)
+    return Released(
         sources=("paddle",),
-        rename=functools.partial(rename_picodet, network=LCNET_MODELS[name].backbone),
+        rename=functools.partial(rename_picodet, network=settings.backbone, is_joint=name in picodet_legacy.PUBLISHED),
         input=spec,
-        class_names=("person",) if name.endswith("pedestrian") else COCO_CLASSES,
+        class_names=class_names,
         left_out=copies_and_dead,
-        backbone_parts=LCNET_PARTS,
+        backbone_parts=PARTS[settings.backbone.partition("_")[0]],
     )
-    for name, spec in INPUTS.items()
-}
+
+
+RELEASED = {name: _released(name, spec) for name, spec in _inputs().items()}
