@@ -8,10 +8,13 @@ Legend: L levels, N boxes of a cell, A anchors of all levels.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 MAX_LOG_SIZE = math.log(1000 / 16)  # of a decoded side against its anchor's, so that no exponential runs away
+ANCHOR_STEPS = ("strides", "whole")  # between cells: the strides; image size by level size, rounded down (torchvision)
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, is_rounded: bool) -> torch.Tensor:
@@ -109,3 +112,53 @@ def decode_boxes(
     half_width = log_width.clamp(min_log_size, MAX_LOG_SIZE).exp() * width / 2
     half_height = log_height.clamp(min_log_size, MAX_LOG_SIZE).exp() * height / 2
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorCoding:
+    """Where the anchors of a detector lie, and how offsets from them become boxes; loss and decoder share one.
+
+    Fields:
+        strides: of the levels, in the order of the outputs.
+        scales: square roots of the areas of a cell's boxes, in strides of their level.
+        ratios: height to width, each with every scale.
+        is_rounded: the square roots are rounded down to whole pixels and then the corners to the nearest, as torchvision's.
+        offset: place of the boxes' centre in their cell; 0 is the upper left corner, 0.5 the centre.
+        steps: one of ANCHOR_STEPS.
+        std: of the four offsets, see `encode_boxes`.
+        min_log_size: see `decode_boxes`.
+    """
+
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...]
+    is_rounded: bool
+    offset: float
+    steps: str
+    std: tuple[float, float, float, float]
+    min_log_size: float | None
+
+    @property
+    def num_in_cell(self) -> int:
+        return len(self.scales) * len(self.ratios)
+
+    def anchors(self, outputs: Any) -> torch.Tensor:
+        """The anchors (A, 4) in pixels, float32, of outputs that have `box_deltas`, `level_sizes` and `image_size`."""
+        cells = []
+        for stride in self.strides:
+            sizes = [scale * stride for scale in self.scales]
+            sizes = [float(int(size)) for size in sizes] if self.is_rounded else sizes
+            cells.append(cell_anchors(sizes, self.ratios, is_rounded=self.is_rounded))
+        is_whole = self.steps == "whole"
+        steps = whole_steps(outputs.image_size, outputs.level_sizes) if is_whole else nominal_steps(self.strides)
+        return anchors_of_levels(
+            outputs.level_sizes, steps, cells, offset=self.offset, device=outputs.box_deltas.device
+        )
+
+    def deltas(self, anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes (..., 4) as offsets from anchors (..., 4)."""
+        return encode_boxes(anchors, boxes, std=self.std)
+
+    def boxes(self, anchors: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
+        """Offsets (..., 4) from anchors (..., 4) as boxes (..., 4) in pixels, not clipped."""
+        return decode_boxes(anchors, deltas, std=self.std, min_log_size=self.min_log_size)

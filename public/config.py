@@ -59,7 +59,7 @@ class TrainingConfig:
     schedule: Annotated[Any, Offers("factor", "WarmupCosine(...) or WarmupMultiStep(...)")]  # public.training.schedules
     clip_norm: Positive | None  # largest gradient norm, None: no clipping
     ema: Annotated[Any, Offers("build", "EMA(...)")] | None  # public.training.ema
-    starting_weights: Name | None  # a checkpoint, relative to the repository; None: the model's own initial values
+    starting_weights: Name | None  # a checkpoint, or an experiment, whose best weights are meant; None: initial values
     backbone_only: bool  # take the backbone alone from the starting weights
     freeze: tuple[Name, ...]  # modules or parameters that are not trained, such as "backbone.stem"
     freeze_batchnorm: tuple[Name, ...]  # modules whose BatchNorm layers keep their running statistics

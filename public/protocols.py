@@ -3,7 +3,7 @@
 B images of a batch, A anchors or points, K classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -62,8 +62,13 @@ class Decoder(Protocol):
     def decode(self, outputs: Any, /) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1]."""
 
-    def __call__(self, outputs: Any, /) -> list[dict[str, torch.Tensor]]:
-        """For each image `boxes`, `scores` and `labels` after NMS, by falling score."""
+    def __call__(
+        self, outputs: Any, regions: Sequence[tuple[int, int, int, int]] | None = None, /
+    ) -> list[dict[str, torch.Tensor]]:
+        """For each image `boxes`, `scores` and `labels` after NMS, by falling score.
+
+        `regions` says where the picture lies in each, x1 y1 x2 y2 in pixels; None: it fills the image.
+        """
 
 
 class Task(Protocol):

@@ -21,6 +21,12 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no long one is left alone at the end of several processes."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """One torch thread in every test, whatever the tests before it set."""

@@ -3,6 +3,7 @@
 Legend: B batch, A anchors or points of all levels, K classes, N detections.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ class DenseDecoder:
 
     candidates_of = "class"  # or "level"
     clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
-    is_clipped = False  # whether boxes are cut off at the borders of the network's image before NMS
+    is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
+    drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
-    def __init__(self, *, score_threshold: float, nms_iou: float, nms_top_k: int | None, keep_top_k: int | None):
+    def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int | None, keep_top_k: int | None):
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k
@@ -34,18 +36,24 @@ class DenseDecoder:
         """Anchors of each level, for `candidates_of = "level"`: one a cell, unless a detector overrides it."""
         return [height * width for height, width in outputs.level_sizes]
 
+    def candidate_scores(self, outputs: Any) -> torch.Tensor | None:
+        """What makes a candidate, (B, A, K), where that is not the score itself."""
+        return None
+
     def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32."""
         raise NotImplementedError(f"{type(self).__name__} has to say how its outputs become boxes and scores")
 
-    def candidate_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """The scores (B, A, K) that NMS chooses its candidates by: those of `decode`, unless a detector overrides it."""
-        return scores
-
-    def __call__(self, outputs: Any) -> list[dict[str, torch.Tensor]]:
+    def __call__(
+        self, outputs: Any, regions: Sequence[tuple[int, int, int, int]] | None = None
+    ) -> list[dict[str, torch.Tensor]]:
         """For each image `boxes` (N, 4) in network pixels, `scores` (N,), `labels` (N,) int64, by falling score.
 
         `anchors` (N,) int64 tells which point each box came from.
+
+        Args:
+            regions: where each picture lies in its image, x1 y1 x2 y2 in pixels, around which is padding; None: pictures
+                fill their images.  Only decoders that clip look at them.
 
         Raises:
             ValueError: a box or a score is NaN or infinite.  A score that is NaN is above no threshold, so that a broken
@@ -55,10 +63,12 @@ class DenseDecoder:
         if not (all_boxes.isfinite().all() & all_scores.isfinite().all()):
             raise ValueError("the network's outputs are NaN or infinite, so its weights are broken; they find nothing")
         if self.is_clipped:
-            all_boxes = clip_boxes(all_boxes, outputs.image_size)
+            height, width = outputs.image_size
+            all_boxes = clip_boxes(all_boxes, [(0, 0, width, height)] * len(all_boxes) if regions is None else regions)
         limits: dict[str, Any] = {"top_k_per_class": self.nms_top_k}
         if self.candidates_of == "level":
             limits = {"top_k_per_level": self.nms_top_k, "level_lengths": self.level_lengths(outputs)}
+        candidate_scores = self.candidate_scores(outputs)
         return [
             multiclass_nms(
                 boxes,
@@ -66,9 +76,11 @@ class DenseDecoder:
                 score_threshold=self.score_threshold,
                 iou_threshold=self.nms_iou,
                 keep_top_k=self.keep_top_k,
+                candidate_scores=None if candidate_scores is None else candidate_scores[image],
+                drop_empty=self.drops_empty,
                 **limits,
             )
-            for boxes, scores in zip(all_boxes, self.candidate_scores(all_scores))
+            for image, (boxes, scores) in enumerate(zip(all_boxes, all_scores))
         ]
 
 
@@ -77,10 +89,8 @@ def clips_to_picture(decoder: Any) -> bool:
     return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
-def clip_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """Boxes (..., 4) in pixels, cut off at the borders of an image of `image_size` (height, width)."""
-    height, width = image_size
-    left, top, right, bottom = boxes.unbind(-1)
-    return torch.stack(
-        [left.clamp(0, width), top.clamp(0, height), right.clamp(0, width), bottom.clamp(0, height)], dim=-1
-    )
+def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
+    """Boxes (B, A, 4) in pixels, cut off at the borders of the region, x1 y1 x2 y2, of each of B images."""
+    sides = torch.tensor(regions, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[:, None]  # (B, 1, 4)
+    low, high = sides[..., :2].repeat(1, 1, 2), sides[..., 2:].repeat(1, 1, 2)
+    return torch.minimum(torch.maximum(boxes, low), high)

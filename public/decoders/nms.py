@@ -17,30 +17,36 @@ def multiclass_nms(
     scores: torch.Tensor,
     *,
     score_threshold: float,
-    iou_threshold: float,
+    iou_threshold: float | None,
     keep_top_k: int | None,
     top_k_per_class: int | None = None,
     top_k_per_level: int | None = None,
     level_lengths: Sequence[int] = (),
+    candidate_scores: torch.Tensor | None = None,
+    drop_empty: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The best boxes of one image, class by class freed of overlaps.
 
     Candidates score strictly above `score_threshold`; each class goes on with its `top_k_per_class` best, each level
     with its `top_k_per_level` best of all classes together; None: with all.  By falling score, a candidate removes the
-    later ones of its class whose IoU with it is strictly above `iou_threshold`.  Of all that remain, the `keep_top_k`
-    best are returned; None: all.
+    later ones of its class whose IoU with it is strictly above `iou_threshold`; None: none at all.  Of all that remain, the
+    `keep_top_k` best are returned; None: all.
 
     Args:
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
         scores: (A, K).
         level_lengths: how many of the A anchors each level has, for `top_k_per_level`.
+        candidate_scores: (A, K), by which candidates are chosen where that is not their score; a detection's score may
+            then be below the threshold.
+        drop_empty: whether candidates without width or height are left out.
 
     Returns:
         `boxes` (N, 4), `scores` (N,), `labels` (N,) int64 and `anchors` (N,) int64, the rows of the input they came
         from, by falling score; N is 0 where nothing scores above the threshold.
     """
-    labels, anchors = (scores > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
-    values = scores[anchors, labels]
+    chosen_by = scores if candidate_scores is None else candidate_scores
+    labels, anchors = (chosen_by > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
+    values = chosen_by[anchors, labels]
     values, order = values.sort(descending=True, stable=True)
     labels, anchors = labels[order], anchors[order]
 
@@ -52,9 +58,20 @@ def multiclass_nms(
     if top_k_per_class is not None:
         best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
         values, labels, anchors = values[best], labels[best], anchors[best]
+    if drop_empty:
+        has_area = (boxes[anchors, 2:] > boxes[anchors, :2]).all(1)
+        values, labels, anchors = values[has_area], labels[has_area], anchors[has_area]
+    if candidate_scores is not None:
+        by_class = (labels * len(boxes) + anchors).argsort()  # the order of ties
+        labels, anchors = labels[by_class], anchors[by_class]
+        values, order = scores[anchors, labels].sort(descending=True, stable=True)
+        labels, anchors = labels[order], anchors[order]
 
     num_wanted = len(values) if keep_top_k is None else keep_top_k
-    kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
+    if iou_threshold is None:
+        kept = torch.arange(min(len(values), num_wanted), device=values.device)
+    else:
+        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 

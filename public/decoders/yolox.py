@@ -44,12 +44,17 @@ class YOLOXDecoder(DenseDecoder):
                 outputs.level_sizes, self.strides, offset=0.0, device=outputs.box_codes.device
             )
             boxes = codes_to_boxes(at_least_float32(outputs.box_codes), corners, strides)
-            objects = at_least_float32(outputs.object_logits).sigmoid()  # (B, A, 1)
-            return boxes, objects * at_least_float32(outputs.class_logits).sigmoid()
+            return boxes, self._scores(outputs)
 
-    def candidate_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """`scores` (B, A, K); with `one_class_a_box` all but each box's best are 0, which is above no threshold."""
+    def candidate_scores(self, outputs: Any) -> torch.Tensor | None:
+        """With `one_class_a_box` the scores (B, A, K), all but each box's best 0, which is above no threshold."""
         if not self.one_class_a_box:
-            return scores
+            return None
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            scores = self._scores(outputs)
         classes = torch.arange(scores.shape[-1], device=scores.device)
         return torch.where(classes == scores.argmax(-1, keepdim=True), scores, 0.0)
+
+    def _scores(self, outputs: Any) -> torch.Tensor:
+        objects = at_least_float32(outputs.object_logits).sigmoid()  # (B, A, 1)
+        return objects * at_least_float32(outputs.class_logits).sigmoid()

@@ -71,9 +71,9 @@ class Detector:
             places = [place for place, (pixels, _) in enumerate(prepared) if pixels.shape == shape]
             geometries = [prepared[place][1] for place in places]
             batch = torch.from_numpy(np.stack([prepared[place][0] for place in places])).to(self.device)  # (B, h, w, 3)
-            inputs = normalise(batch, self.spec, [geometry.region for geometry in geometries])
-            found_by_network = self.decoder(self.model(inputs))
-            detections = to_image(found_by_network, geometries, clip=clips_to_picture(self.decoder))
+            regions = [geometry.region for geometry in geometries]
+            outputs = self.model(normalise(batch, self.spec, regions))
+            detections = to_image(self.decoder(outputs, regions), geometries, clip=clips_to_picture(self.decoder))
             found |= {place: self._named(one, score_threshold) for place, one in zip(places, detections)}
         return [found[place] for place in range(len(images))]
 

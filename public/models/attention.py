@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from public.models.layers import batch_norm_factors, conv_and_activation, fold_batch_norm, make_activation
+from public.models.layers import conv_and_activation, fold_batch_norm, make_activation
 
 MIN_MIDDLE = 8  # channels that Coordinate Attention has in its middle at least
 
@@ -42,11 +42,9 @@ class BiasedConvBNAct(nn.Module):
         return self.act(self.bn(self.conv(x)))
 
     def fused(self) -> nn.Sequential:
-        """Convolution with bias, then activation; the old bias passes through BatchNorm's scale."""
+        """Convolution with bias, then activation."""
         weight, bias = fold_batch_norm(self.conv, self.bn)
-        scale, _ = batch_norm_factors(self.bn)
-        assert self.conv.bias is not None
-        return conv_and_activation(self.conv, weight, bias + scale * self.conv.bias.detach().double(), self.act)
+        return conv_and_activation(self.conv, weight, bias, self.act)
 
 
 class SqueezeExcitation(nn.Module):

@@ -49,9 +49,10 @@ def make_activation(name: str, channels: int | None = None) -> nn.Module:
 
 
 class ConvBNAct(nn.Module):
-    """Convolution without bias, BatchNorm, activation.  Padding keeps H and W where the stride is 1.
+    """Convolution, BatchNorm, activation.  Padding keeps H and W where the stride is 1.
 
-    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); `kernel_size` is odd.
+    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)); `kernel_size` is odd.  The convolution
+    has a bias of its own, which BatchNorm takes out again, only where published weights hold one.
     """
 
     def __init__(
@@ -63,12 +64,15 @@ class ConvBNAct(nn.Module):
         activation: str,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
         bn_eps: float = 1e-5,
         bn_momentum: float = 0.1,
     ):
         super().__init__()
+        padding = dilation * (kernel_size // 2)
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias
         )
         self.bn = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=bn_momentum)
         self.act = make_activation(activation, out_channels)
@@ -138,8 +142,10 @@ class StochasticDepth(nn.Module):
 
 
 def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias, in float64, of the one convolution that equals `conv` (no bias) then `bn` in eval mode."""
+    """Weight and bias, in float64, of the one convolution that equals `conv` then `bn` in eval mode."""
     scale, shift = batch_norm_factors(bn)
+    if conv.bias is not None:
+        shift = shift + scale * conv.bias.detach().double()
     return conv.weight.detach().double() * scale[:, None, None, None], shift
 
 
@@ -162,7 +168,8 @@ def conv_and_activation(
         like.kernel_size,
         like.stride,
         like.padding,
-        groups=like.groups,
+        like.dilation,
+        like.groups,
         device=like.weight.device,
         dtype=like.weight.dtype,
     )

@@ -3,6 +3,8 @@
 What its lines are: `public.runs.metrics`.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,42 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 METRIC_NAMES = ("AP", "AP50", "voc_AP50", "voc07_AP50", "top1_error", "top5_error")  # those a run has are drawn
 ERRORS = ("top1_error", "top5_error")  # in percent, the lower the better
+# Fixed, in shares of the picture: to find margins that fit, matplotlib measures every text twice, as long as it draws.
+MARGINS = {"left": 0.06, "right": 0.985, "bottom": 0.07, "top": 0.945, "wspace": 0.13, "hspace": 0.3}
+
+
+class Redrawing:
+    """Keeps a picture of a run up to date: drawn when it changes, but only now and then where that comes often.
+
+    A run of a few seconds would spend a third of its time on its curves.
+
+    Args:
+        draw: draws the picture as things stand.
+        clock: seconds; a test's own.
+    """
+
+    COST = 0.5  # seconds that a drawing is taken to last until one has been measured
+    SHARE = 50  # a drawing may be renewed when so many times its cost have passed since
+
+    def __init__(self, draw: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._draw, self._clock = draw, clock
+        self._cost, self._ended = self.COST, clock()
+        self._is_due = False
+
+    def changed(self) -> None:
+        """There is something new to draw: at once where the last drawing is long ago, else later."""
+        self._is_due = True
+        if self._clock() - self._ended > self.SHARE * self._cost:
+            self.finish()
+
+    def finish(self) -> None:
+        """Draws what is not drawn yet: at the end of a run, or where it is stopped."""
+        if self._is_due:
+            begun = self._clock()
+            self._is_due = False
+            self._draw()
+            self._ended = self._clock()
+            self._cost = self._ended - begun
 
 
 def draw_curves(metrics_path: str | Path, out_path: str | Path, best_metric: str | None = None) -> None:
@@ -39,8 +77,8 @@ def draw_curves(metrics_path: str | Path, out_path: str | Path, best_metric: str
         OSError: the picture cannot be written, naming it.
     """
     train_lines, eval_lines = read_metrics(metrics_path)
-    figure = new_figure(12, 7.5, layout="constrained")
-    (total_axes, terms_axes), (metric_axes, lr_axes) = figure.subplots(2, 2, sharex=True)
+    figure = new_figure(12, 7.5)
+    (total_axes, terms_axes), (metric_axes, lr_axes) = figure.subplots(2, 2, sharex=True, gridspec_kw=MARGINS)
 
     epochs = numbers(train_lines, "epoch")
     _draw_losses(total_axes, epochs, {"total": numbers(train_lines, "loss")})

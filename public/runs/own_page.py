@@ -19,9 +19,11 @@ from public.datasets.voc import VOC_PLACES, Places, Voc
 from public.datasets.yolo import Yolo
 from public.files import REPOSITORY
 from public.runs import fitting
-from public.runs.experiment import Experiment
+from public.runs.experiment import Experiment, load_experiment
 from public.runs.near_copies import card_of
 from public.runs.page_text import PageText, literal
+from public.runs.run_folder import newest_weights
+from public.runs.starting_experiment import named_experiment, shown_place
 
 CARD_WIDTH = 116
 MODULES = {
@@ -126,12 +128,17 @@ def _state_steps(page: PageText, own: Own) -> None:
 
 
 def _state_size(page: PageText, own: Own) -> None:
-    """The size of a detector's input, wherever the page states it."""
+    """The size of a detector's input, wherever the page states it; the rule of a page that keeps aspects fits any data."""
     config = own.original.config
+    if config.input.multiple is not None:
+        why = f"as in {own.original.name}: the rule of resize brings pictures of any size to it"
+        page.set_inner("input", "size", literal(config.input.size), why)
+        return
     drawn = [kind for kind in config.batch_transforms if hasattr(kind, "sizes")]
     size = fitting.choose_size(own.parts.read["train"], is_square=bool(drawn))
     page.set_inner("input", "size", literal(size.value), size.why)
-    page.set_inner("train_transforms", "size", literal(size.value))
+    for name in ("size", "crop_size"):
+        page.set_inner("train_transforms", name, literal(size.value))
     if drawn:
         sizes = fitting.choose_sizes(size.value[0], drawn[0].sizes, config.input.size[0])
         page.set_inner("batch_transforms", "sizes", literal(sizes.value), sizes.why)
@@ -158,9 +165,15 @@ def _state_crop(page: PageText, own: Own) -> None:
 
 
 def missing_weights(own: Own) -> str | None:
-    """The name of the page's starting weights, where they are not there."""
+    """The command that makes the page's starting weights, where they are not there."""
     weights = own.original.config.starting_weights
-    return None if weights is None or (REPOSITORY / weights).is_file() else Path(weights).stem
+    if weights is None or (REPOSITORY / weights).is_file():
+        return None
+    folder = named_experiment(weights)
+    if folder is None:
+        return f"python -m public.weights.download {Path(weights).stem}"
+    experiment = load_experiment(folder)
+    return None if newest_weights(experiment) else f"python {shown_place(experiment.folder)}/train.py"
 
 
 def _state_starting_weights(page: PageText, own: Own) -> None:
@@ -170,7 +183,7 @@ def _state_starting_weights(page: PageText, own: Own) -> None:
         return
     why = (
         f"{own.original.name} starts from {own.original.config.starting_weights}, which was not there; few pictures need it: "
-        f"python -m public.weights.download {missing}, then write its name here"
+        f"{missing}, then write its name here"
     )
     page.set("starting_weights", "None", why)
     if own.original.config.freeze or own.original.config.freeze_batchnorm:
@@ -189,7 +202,7 @@ def _card(own: Own, name: str, command: str) -> list[str]:
     title = f"{network} on {name}: {counts} pictures, {len(own.class_names)} classes."
     lines = [title if len(title) <= CARD_WIDTH else f"{name}: {counts} pictures, {len(own.class_names)} classes.", ""]
     weights = own.original.config.starting_weights
-    kept = ["Paper:", *(["Starting weights:"] if weights and (REPOSITORY / weights).is_file() else [])]
+    kept = ["Paper:", *(["Starting weights:"] if weights and missing_weights(own) is None else [])]
     for word in kept:
         lines += _paragraph(original, word)
     lines += _wrapped(f"Recipe: that of {own.original.name}, fitted to these data; each choice below says why.")

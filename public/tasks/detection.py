@@ -167,7 +167,7 @@ class DetectionTask(BaseTask):
         with clock("forward"), autocast(self.config.precision, self.device):
             outputs = model(self.inputs(batch))
         with clock("nms"):
-            detections = self.decoder(outputs)
+            detections = self.decoder(outputs, batch.regions)
         assert batch.geometries is not None, "the batch is one of an evaluation"
         detections = to_image(detections, batch.geometries, clip=clips_to_picture(self.decoder))
         for i in (i for i, skipped in enumerate(batch.skipped) if skipped):  # what is seen in black is not found

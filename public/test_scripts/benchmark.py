@@ -245,7 +245,8 @@ def detect_all(subject: Subject, pictures: list[np.ndarray]) -> list[dict]:
     """Detections in pixels of the pictures, on the CPU."""
     batch, geometries = _prepared(subject, pictures)
     outputs = _forward(subject, _normalised(subject, batch, geometries))
-    detections = to_image(subject.decoder(outputs), geometries, clip=clips_to_picture(subject.decoder))
+    found = subject.decoder(outputs, [geometry.region for geometry in geometries])
+    detections = to_image(found, geometries, clip=clips_to_picture(subject.decoder))
     return [{key: found[key].cpu() for key in ("boxes", "scores", "labels")} for found in detections]
 
 

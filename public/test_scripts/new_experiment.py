@@ -77,7 +77,7 @@ def make(arguments: argparse.Namespace) -> Path:
     if missing is not None:
         print(
             f"{original.name} starts from weights that are not there, so the page starts from scratch, which few pictures do "
-            f"not bear well; to fetch them first: python -m public.weights.download {missing}"
+            f"not bear well; to get them first: {missing}"
         )
     print(f"written: {folder / 'config.py'}; every value that was chosen stands below the reason")
     train = f"python {shlex.quote(os.path.relpath(folder / 'train.py'))}{flag}"

@@ -32,7 +32,8 @@ NONDETERMINISTIC = {
     "aten::grid_sampler_2d": "grid_sample (backward)",
     "aten::grid_sampler_3d": "grid_sample in 3D (backward)",
     "aten::nll_loss2d_forward": "cross entropy over a map of labels (backward): flatten it to (N, K)",
-    "torchvision::deform_conv2d": "torchvision's deformable convolution (backward; it does not announce itself)",
+    "torchvision::deform_conv2d": "torchvision's deformable convolution (backward; it does not announce itself): take that "
+    'of public.models.deformable, in settings deformable="gather"',
     "torchvision::roi_pool": "torchvision's RoIPool (backward)",
     "torchvision::ps_roi_align": "torchvision's position-sensitive RoIAlign (backward)",
     "torchvision::ps_roi_pool": "torchvision's position-sensitive RoIPool (backward)",

@@ -19,7 +19,7 @@ from public.parallel.reduce import GradientReducer
 from public.parts import state_of, train
 from public.precision import autocast
 from public.protocols import Batch, Progress, Task
-from public.reports.curves import draw_curves
+from public.reports.curves import Redrawing, draw_curves
 from public.runs import chain
 from public.runs.checkpoint import save_latest
 from public.runs.run_folder import RunFolder
@@ -59,6 +59,7 @@ class Trainer:
         self._epoch: int | None = None  # the epoch that on_epoch was told of
         self._is_checked = not config.deterministic  # whether the operations of the network have been looked at
         self.pace = Pace(is_measured=device.type == "cpu" and not collectives.is_distributed())
+        self.curves = Redrawing(self.draw_curves)
         self._saved_at = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- the run
@@ -69,6 +70,15 @@ class Trainer:
         Raises:
             InterruptedRun: a signal asked for the end; the state of the last step is saved.
         """
+        try:
+            self.train()
+        finally:  # whatever ended it: its folder shows what it came to
+            with contextlib.suppress(OSError):  # a full disk is told of by what ended the run
+                self.curves.finish()
+        return self.state.metrics
+
+    def train(self) -> None:
+        """The steps and evaluations that are left, with their checkpoints."""
         state = self.state
         self.reporter.start(step=state.step, num_steps=self.num_steps)
         if state.phase == "evaluating":
@@ -87,7 +97,6 @@ class Trainer:
                 if self.is_over():
                     break
                 self.end_if_asked()
-        return state.metrics
 
     def step(self, batch: Batch) -> None:
         """One optimizer step: forward, loss, backward, reduce, clip, step, EMA, finite?, log.
@@ -279,10 +288,13 @@ class Trainer:
             reporter.attempt("drawing predictions", self.task.draw_predictions, self.run.path / "pictures")
             if count := self.task.write_bad_samples(self.run.path):
                 reporter.line(f"{count} training pictures could not be used, others took their places: bad_samples.txt")
-            metrics_file, picture = self.run.path / "metrics.jsonl", self.run.path / "curves.png"
-            reporter.attempt("drawing the curves", draw_curves, metrics_file, picture, self.config.best_metric)
+            self.curves.changed()
         self.save()
         reporter.skip_time()
+
+    def draw_curves(self) -> None:
+        metrics_file, picture = self.run.path / "metrics.jsonl", self.run.path / "curves.png"
+        self.reporter.attempt("drawing the curves", draw_curves, metrics_file, picture, self.config.best_metric)
 
     # ------------------------------------------------------------------------------------------------- checkpoints
 

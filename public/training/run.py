@@ -23,6 +23,7 @@ from public.runs.checkpoint import has_checkpoint
 from public.runs.experiment import Experiment, find_data_root, load_experiment
 from public.runs.opening import Opening, open_on_rank_0
 from public.runs.run_folder import RunFolder
+from public.runs.starting_experiment import best_weights, described, named_experiment
 from public.tasks import make_task
 from public.tasks.base import BaseTask
 from public.text import let_everything_be_printed, shown
@@ -160,10 +161,10 @@ def build_state(
     decide_lent(model)
     notes = []
     if config.starting_weights is not None:
-        path = find_starting_weights(config.starting_weights)
+        path, told = _starting_weights(config.starting_weights)
         check_keywords(config.network_settings, path)
         lines = load_starting_weights(model, path, backbone_only=config.backbone_only, class_names=class_names)
-        notes = [f"starting from {path.name}", *lines]
+        notes = [f"starting from {told}", *lines]
     frozen = freeze_parameters(model, config.freeze)
     total = sum(p.numel() for _, p in own_parameters(model))
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
@@ -177,6 +178,21 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
     return state, notes
+
+
+def _starting_weights(name: str) -> tuple[Path, str]:
+    """The checkpoint that a config calls `name`, and what the log says of it: a file, or an experiment's best weights.
+
+    Raises:
+        FileNotFoundError: it is not there, saying what to put there, or what to run first.
+        ValueError: several experiments have this name.
+    """
+    folder = named_experiment(name)
+    if folder is None:
+        path = find_starting_weights(name)
+        return path, path.name
+    path = best_weights(folder)
+    return path, described(path)
 
 
 # ---------------------------------------------------------------------------------------------- records

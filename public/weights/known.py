@@ -1,8 +1,9 @@
 """The weights that experiments start from: what lies under pretrained/, where it comes from, and how it is made.
 
 A table, and nothing that reads or downloads (`public.weights.download` does).  Addresses and figures are those of
-PaddleDetection's READMEs and of torchvision's own table; nothing was downloaded for this one, so a sum is given only where
-somebody has published it: torchvision's file names have the first eight digits of theirs in them.
+PaddleDetection's READMEs, torchvision's own table and MMDetection's model zoo; nothing was downloaded for this one, so a sum
+is given only where somebody has published it: the file names of torchvision and MMDetection have the first eight digits of
+theirs in them.
 """
 
 import os
@@ -240,7 +241,72 @@ CLASSIFIERS = tuple(
         ("regnety_3_2gf", "regnet_y_3_2gf", "b5a9779c", "78.948"),
     )
 )
+
+
+MMDET = "https://download.openmmlab.com/mmdetection/v2.0"
+
+
+def _of_torchvision(model: str, original: str, figure: str) -> KnownWeights:
+    """A detector of torchvision's, which predicts by COCO's category ids."""
+    return KnownWeights(
+        name=f"{model}_coco.pth",
+        model=model,
+        original=f"{original}.pth",
+        url=f"{TORCHVISION}/{original}.pth",
+        source="torchvision, COCO train2017",
+        num_classes=91,
+        published=f"AP {figure} on COCO val2017",
+        sha256=original.rpartition("-")[2],
+        sha256_source="its file name",
+        project="torchvision",
+    )
+
+
+def _of_mmdet(model: str, place: str, figure: str) -> KnownWeights:
+    """A detector of MMDetection's, whose file lies at `place`.pth."""
+    original = f"{place.rpartition('/')[2]}.pth"
+    return KnownWeights(
+        name=f"{model}_coco.pth",
+        model=model,
+        original=original,
+        url=f"{MMDET}/{place}.pth",
+        source="MMDetection, COCO train2017",
+        num_classes=80,
+        published=f"AP {figure} on COCO val2017",
+        sha256=place.rpartition("-")[2],
+        sha256_source="its file name",
+        project="mmdet",
+    )
+
+
+# whole detectors of torchvision and MMDetection; the figures are those of their tables
+DETECTORS = (
+    _of_mmdet(
+        "centernet_r18_mmdet",
+        "centernet/centernet_resnet18_140e_coco/centernet_resnet18_140e_coco_20210705_093630-bb5b3bf7",
+        "25.9",
+    ),
+    _of_mmdet(
+        "centernet_r18_dcn_mmdet",
+        "centernet/centernet_resnet18_dcnv2_140e_coco/centernet_resnet18_dcnv2_140e_coco_20210702_155131-c8cd631f",
+        "29.5",
+    ),
+    _of_torchvision("fcos_r50_torchvision", "fcos_resnet50_fpn_coco-99b0c9b7", "39.2"),
+    _of_mmdet(
+        "fcos_r50_mmdet", "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa", "36.6"
+    ),
+    _of_torchvision("retinanet_r50_torchvision", "retinanet_resnet50_fpn_coco-eeacb38b", "36.4"),
+    _of_torchvision("retinanet_r50_torchvision_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5", "41.5"),
+    _of_mmdet(
+        "retinanet_r50_mmdet", "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e", "36.5"
+    ),
+    _of_mmdet(
+        "yolof_r50_mmdet", "yolof/yolof_r50_c5_8x8_1x_coco/yolof_r50_c5_8x8_1x_coco_20210425_024427-8e864411", "37.5"
+    ),
+)
 LICENCES = {
+    "mmdet": "Apache-2.0, as MMDetection states for its code and models; the pictures it was trained on have terms of their "
+    "own",
     "paddle": "Apache-2.0, as PaddleDetection states for its code and models; the pictures it was trained on have terms of "
     "their own",
     "torchvision": "BSD-3-Clause for torchvision's code, whose README says that weights may have terms of their own, derived "
@@ -250,7 +316,7 @@ LICENCES = {
 
 def all_known() -> tuple[KnownWeights, ...]:
     """Every file that is known by name."""
-    return (*KNOWN, *CLASSIFIERS)
+    return (*KNOWN, *DETECTORS, *CLASSIFIERS)
 
 
 def by_name(name: str) -> KnownWeights | None:

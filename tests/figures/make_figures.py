@@ -127,20 +127,25 @@ def _digits(values: np.ndarray):
     return [_digits(value) if value.ndim else float(f"{value:.9g}") for value in np.asarray(values)]
 
 
-def main(folder: Path) -> None:
-    oracle = load_oracle(folder)
+def reduced(oracle: dict) -> tuple[str, dict[str, np.ndarray]]:
+    """What the two files of an oracle hold: the text of the .json, the arrays of the .npz."""
     text = json.dumps(reduce(oracle), separators=(",", ":"))
-    (HERE / f"{folder.name}.json").write_text(text.replace('],["', '],\n["') + "\n")
     boxes, scores = oracle["predictions"]["aligned"]
     objects = [target for run in oracle["runs"].values() for image in run["targets"] for target in image]
     classes = np.unique([target["class"] for target in objects])
-    np.savez_compressed(
-        HERE / f"{folder.name}.npz",
-        static_boxes=oracle["predictions"]["static"][0],
-        aligned_boxes=boxes,
-        scores=scores[..., classes],
-        classes=classes,
-    )
+    arrays = {
+        "static_boxes": oracle["predictions"]["static"][0],
+        "aligned_boxes": boxes,
+        "scores": scores[..., classes],
+        "classes": classes,
+    }
+    return text.replace('],["', '],\n["') + "\n", arrays
+
+
+def main(folder: Path) -> None:
+    text, arrays = reduced(load_oracle(folder))
+    (HERE / f"{folder.name}.json").write_text(text)
+    np.savez_compressed(HERE / f"{folder.name}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What the tests of EfficientNet, MobileNetV3, PP-LCNet and ShuffleNetV2 share: their oracles, and promises of them all.
+"""What the tests of the backbones share: their oracles, second implementations, counts.  Promises of all: test_backbones.
 
 python -m tests.helpers.backbone_checks ../shared/oracles       # writes the reduced figures in tests/figures/backbones
 """
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -97,50 +96,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max().clamp(min=1)
 
 
-# ---------------------------------------------------------------------------------------------- promises of every family
-
-
-def check_promises(family: ModuleType, name: str) -> None:
-    """One small training step, the maps' strides and channels, a selection, the fused form and the round trip."""
-    from public.models.fuse import fuse  # here: the figures are written without the library
-    from tests.helpers.numerics import assert_same_in_float64, in_float64
-
-    torch.manual_seed(0)
-    model = family.build(name, num_classes=7, in_chans=2)
-    images = torch.randn(2, 2, 96, 64)
-    logits = model(images)
-    assert logits.shape == (2, 7)
-    logits.square().mean().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-    without = {array for array, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0}
-    assert not without, f"no gradient reaches {sorted(without)}"
-
-    scatter_batch_norms(model)
-    model.eval()
-    with torch.no_grad():
-        maps = model.backbone(images)
-        shapes = [(2, channels, -(-96 // stride), -(-64 // stride)) for channels, stride in _levels(model.backbone)]
-        assert [tuple(x.shape) for x in maps] == shapes
-        assert isinstance(model.backbone.get_submodule(model.backbone.input_layer), nn.Conv2d)
-        selected = copy.deepcopy(model.backbone).select((8, 16))
-        for ours, whole in zip(selected(images), maps[model.backbone.strides.index(8) :]):
-            assert torch.equal(ours, whole)
-
-        expected = model(images)
-        precise = in_float64(model)
-        fused = fuse(precise)
-        assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-        one = images[:1, :, :32, :64]  # float64 is slow
-        assert_same_in_float64(fused(one), precise(one))
-
-        other = family.build(name, num_classes=7, in_chans=2).eval()
-        assert not torch.equal(other(images), expected)
-        other.load_state_dict(model.state_dict(), strict=True)
-        assert torch.equal(other(images), expected)
-
-
-def _levels(backbone: nn.Module) -> zip:
-    return zip(backbone.out_channels, backbone.out_strides, strict=True)
+# ---------------------------------------------------------------------------------------------- counting
 
 
 def num_parameters(model: nn.Module) -> int:

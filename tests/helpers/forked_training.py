@@ -1,16 +1,21 @@
 """Trainings in processes of their own that start in no time: forked from a server that has everything imported.
 
-What a user types, `python train.py ...`, runs as it is, except for the start of Python and for curves.png, whose drawing
-takes longer than a tiny training: same command line, exit status and output.  Several processes meet by the variables that
-torchrun would set.
+What a user types, `python train.py ...`, runs as it is, with the same command line, exit status and output, except for
+
+- the start of Python,
+- curves.png, whose drawing takes half a second: a text stands in its place, which says how many evaluations it would show,
+- the waiting for the disk.  What a killed process has written is there without it; only a machine that goes down, which
+  no test can bring about, would lose it.
+
+Several processes meet by the variables that torchrun would set.
 """
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.utils.data import dataloader
@@ -18,7 +23,7 @@ from torch.utils.data import dataloader
 from public.parallel import collectives
 from public.training import loop, main
 from tests.helpers.experiments import REPOSITORY, TinyExperiment
-from tests.helpers.processes import CONTEXT, PRELOAD
+from tests.helpers.processes import CONTEXT, PRELOAD, free_port
 
 TIMEOUT = 90.0  # seconds for a training of a test; the machine may be busy
 
@@ -36,7 +41,7 @@ class Training:
         CONTEXT.set_forkserver_preload(PRELOAD)
         self.output = experiment.folder.parent / f"output_{time.monotonic_ns()}.txt"
         command = experiment.command(*flags)
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world_size)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
         self.processes = []
         for rank in range(world_size):
             numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
@@ -102,21 +107,20 @@ def _train(command: list[str], output: str, environment: dict, change, change_ar
     os.environ.update(environment)
     os.environ["PYTHONPATH"] = str(REPOSITORY)
     torch.set_num_threads(1)
-    loop.draw_curves = _draw_nothing
+    loop.draw_curves = _draw_a_number
+    os.fsync = _do_not_wait
     sys.argv, sys.orig_argv = command[1:], command
     if change:
         change(*change_args)
     main(sys.argv[0])
 
 
-def _draw_nothing(*_) -> None:
+def _draw_a_number(metrics_path: Path, out_path: Path, best_metric: str | None) -> None:
+    out_path.write_text(str(metrics_path.read_text().count('"kind": "eval"')))
+
+
+def _do_not_wait(handle: int) -> None:
     pass
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 # ---------------------------------------------------------------------------------------------- signals at a moment

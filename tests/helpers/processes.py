@@ -6,6 +6,7 @@ inherits no threads, locks or generators of the test process.  Functions must st
 
 import multiprocessing
 import os
+import socket
 import tempfile
 import time
 import traceback
@@ -28,6 +29,12 @@ PRELOAD = [  # what the fork server imports, once for all its processes
     "public.families.ppyoloe",
 ]
 GRACE = 5.0  # seconds that the others get to end by themselves after one has failed
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def start_process(function: Callable, *args) -> multiprocessing.process.BaseProcess:

@@ -84,7 +84,7 @@ def tolerances(detector, image: str | Path | np.ndarray) -> dict[str, float]:
     The cap is half a pixel.
     """
     pixels, geometry = prepare(image if isinstance(image, np.ndarray) else read_image(image), detector.spec)
-    images = normalise(torch.from_numpy(pixels)[None], detector.spec)
+    images = normalise(torch.from_numpy(pixels)[None], detector.spec, [geometry.region])
     with torch.no_grad():
         single = detector.decoder.decode(detector.model(images))
         double = detector.decoder.decode(in_float64(detector.model)(images))

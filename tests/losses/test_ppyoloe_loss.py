@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou
 
@@ -16,6 +15,7 @@ from public.models.detectors.ppyoloe import PPYOLOEOutputs
 from public.points import cell_points
 from public.protocols import Progress
 from tests.helpers.numerics import SAME, assert_same_in_float64
+from tests.helpers.processes import run_processes
 
 NUM_CLASSES = 3
 STATIC = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=300, steps_per_epoch=1)
@@ -271,10 +271,9 @@ def gradients_of(model, inputs, targets, progress) -> list[torch.Tensor]:
     return [parameter.grad for parameter in model.parameters()]
 
 
-def half_a_batch(rank: int, rendezvous: str, folder: str) -> None:
-    """What each of two processes does: its half of the batch, then the mean of the gradients."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+def half_a_batch() -> dict[tuple[str, int], list[torch.Tensor]]:
+    """What each of two processes does: its half of the batch, then the mean of the gradients, by split and epoch."""
+    rank, found = dist.get_rank(), {}
     model, mine = small_model().double(), slice(2 * rank, 2 * rank + 2)
     for split, targets in SPLITS.items():
         for progress in (STATIC, ALIGNED):
@@ -282,18 +281,18 @@ def half_a_batch(rank: int, rendezvous: str, folder: str) -> None:
             for gradient in gradients:
                 dist.all_reduce(gradient)
                 gradient /= 2
-            if rank == 0:
-                torch.save(gradients, f"{folder}/{split} {progress.epoch}.pt")
-    dist.destroy_process_group()
+            found[split, progress.epoch] = gradients
+    return found
 
 
-def test_two_processes_have_the_gradient_of_one(tmp_path):
+def test_two_processes_have_the_gradient_of_one():
     """Also when one of them, or both, hold no object: the normaliser is global.  In float64."""
-    mp.spawn(half_a_batch, args=(str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    first, second = run_processes(half_a_batch, 2)
     model = small_model().double()
     for split, targets in SPLITS.items():
         for progress in (STATIC, ALIGNED):
-            found = torch.load(tmp_path / f"{split} {progress.epoch}.pt")
+            found = first[split, progress.epoch]
+            assert all(map(torch.equal, found, second[split, progress.epoch]))
             expected = gradients_of(model, images(4).double(), targets, progress)
             total = torch.stack([gradient.norm() for gradient in expected]).norm()
             assert total > 0

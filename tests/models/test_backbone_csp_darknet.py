@@ -13,7 +13,7 @@ from public.models.backbones.darknet import Bottleneck
 from public.models.image_classifier import Classifier
 from public.models.layers import StochasticDepth
 from public.weights.backbones.csp_darknet import one_convolution, rename
-from tests.helpers.backbone_checks import assert_close, build_on_meta, check_promises, num_parameters
+from tests.helpers.backbone_checks import assert_close, build_on_meta, num_parameters
 from tests.helpers.dark_backbones import (
     YOLOX_IMAGES,
     YOLOX_PROBES,
@@ -133,11 +133,6 @@ def test_the_simple_stem():
 
 
 # ---------------------------------------------------------------------------------------------- promises
-
-
-@pytest.mark.parametrize("name", ["csp_darknet_nano", "csp_darknet_tiny"])
-def test_promises(name):
-    check_promises(csp_darknet, name)
 
 
 def test_the_largest_runs_and_shares_the_backbone_with_a_detector():

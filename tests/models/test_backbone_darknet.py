@@ -18,7 +18,6 @@ from public.weights.backbones.darknet import rename
 from tests.helpers.backbone_checks import (
     assert_close,
     build_on_meta,
-    check_promises,
     num_parameters,
     scatter_batch_norms,
 )
@@ -146,11 +145,6 @@ def test_published_numbers(name, parameters, gmacs):
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, 256, 256, device="meta"))
     assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=0.0006)
-
-
-@pytest.mark.parametrize("name", darknet.NETWORKS)
-def test_promises(name):
-    check_promises(darknet, name)
 
 
 def test_keywords_reach_every_layer():

@@ -14,7 +14,6 @@ from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import (
     build_on_meta,
     check_oracle,
-    check_promises,
     check_second_implementation,
     filled,
     load_figures,
@@ -71,10 +70,6 @@ def test_published_numbers(name):
     with torch.device("meta"):
         assert model.dropout.p == theirs(weights=None).classifier[0].p
     assert efficientnet.build("efficientnet_b0", num_classes=2, dropout=0.0).dropout.p == 0
-
-
-def test_promises():
-    check_promises(efficientnet, "efficientnet_b0")
 
 
 def test_stochastic_depth_rises_linearly_and_acts_in_training_only():

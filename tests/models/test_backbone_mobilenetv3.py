@@ -14,7 +14,6 @@ from public.weights.backbones.mobilenetv3 import keywords, rename
 from tests.helpers.backbone_checks import (
     build_on_meta,
     check_oracle,
-    check_promises,
     check_second_implementation,
     num_parameters,
     oracle_state,
@@ -59,11 +58,6 @@ def test_published_numbers(name):
         for network in (model, theirs)
     ]
     assert settings[0] == settings[1] == {(1e-3, 0.01)}
-
-
-@pytest.mark.parametrize("name", THEIRS)
-def test_promises(name):
-    check_promises(mobilenetv3, name)
 
 
 # ---------------------------------------------------------------------------------------------- timm's names

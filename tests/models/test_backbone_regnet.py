@@ -11,7 +11,6 @@ from public.weights.backbones.regnet import build_keywords, rename
 from tests.helpers.backbone_checks import (
     build_on_meta,
     check_oracle,
-    check_promises,
     check_second_implementation,
     num_parameters,
     oracle_state,
@@ -104,11 +103,6 @@ def test_rounding_matters_at_800mf_only():
     assert differing == ["regnety_800mf"]
     with pytest.raises(ValueError, match="rounding='down': write 'even'"):
         regnet.build("regnety_800mf", num_classes=2, rounding="down")
-
-
-@pytest.mark.parametrize("name", regnet.NETWORKS)
-def test_promises(name):
-    check_promises(regnet, name)
 
 
 def test_initial_values_are_those_of_torchvision():

@@ -15,7 +15,6 @@ from public.weights.backbones.resnet import rename
 from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import (
     build_on_meta,
-    check_promises,
     check_second_implementation,
     num_parameters,
     oracle_state,
@@ -100,10 +99,6 @@ def test_published_numbers_of_parameters(name):
     else:
         num_classes, count = COUNTS[name]
     assert num_parameters(build_on_meta(resnet, name, num_classes=num_classes)) == count
-
-
-def test_promises():
-    check_promises(resnet, "resnet18")
 
 
 def test_initial_values_are_those_of_torchvision():

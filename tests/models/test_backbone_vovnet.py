@@ -14,7 +14,6 @@ from tests.figures.fill_rule import oracle_input
 from tests.helpers.backbone_checks import (
     build_on_meta,
     check_oracle,
-    check_promises,
     filled,
     load_figures,
     num_parameters,
@@ -95,11 +94,6 @@ def test_the_name_counts_the_convolutions(name, num_convolutions):
     """The paper's counting: convolutions with BatchNorm in the stem and the blocks, without attention and the logits."""
     model = build_on_meta(vovnet, name, num_classes=2)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == num_convolutions
-
-
-@pytest.mark.parametrize("name", vovnet.NETWORKS)
-def test_promises(name):
-    check_promises(vovnet, name)
 
 
 def test_a_block_by_hand():

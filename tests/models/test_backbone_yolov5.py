@@ -13,7 +13,6 @@ from public.models.layers import StochasticDepth
 from tests.helpers.backbone_checks import (
     assert_close,
     build_on_meta,
-    check_promises,
     num_parameters,
     scatter_batch_norms,
 )
@@ -106,10 +105,6 @@ def test_version_6_is_the_published_list_of_layers(name, num_blocks):
 
 
 # ---------------------------------------------------------------------------------------------- promises
-
-
-def test_promises():
-    check_promises(yolov5, "yolov5_n")
 
 
 @pytest.mark.parametrize(("version", "shortcuts"), [("5.0", [True] * 7 + [False]), ("6.0", [True] * 7)])

@@ -68,6 +68,7 @@ SMALLEST = {  # one or two a family; the others are slow
     *("vovnet19_slim_dw_se", "regnety_200mf", "shufflenetv2_x0_5", "mobilenetv3_small", "rexnet_100", "repvgg_a0"),
     "yolov5_n",
 }
+FUSED_BELOW = 45e6  # parameters; larger networks have the blocks of smaller ones, and hundreds of MB in float64
 NUMERIC = {*("resnet18", "cspresnet_xs", "lcnet_035", "vovnet19_slim_dw_se", "rexnet_100", "repvgg_a0", "yolov5_n")}
 # the oracle's folder -> whose network it is, and our name
 ORACLES = {
@@ -173,17 +174,18 @@ def test_promises(name):
             assert torch.equal(found, whole)
             assert found.shape[1] == channels
 
-        precise = in_float64(model)
-        fused = fuse(precise)
-        assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-        one = images[:1, :, :32, :64]  # float64 is slow
-        assert_same_in_float64(fused(one), precise(one))
+        if sum(parameter.numel() for parameter in model.parameters()) < FUSED_BELOW:
+            precise = in_float64(model)
+            fused = fuse(precise)
+            assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
+            one = images[:1, :, :32, :64]  # float64 is slow
+            assert_same_in_float64(fused(one), precise(one))
 
         other.load_state_dict(model.state_dict(), strict=True, assign=True)
         assert torch.equal(other(images), expected)
 
 
-@pytest.mark.parametrize("name", with_slow(NAMES, SMALLEST))
+@pytest.mark.parametrize("name", sorted(SMALLEST))  # of the others the depth and the width are other ones
 def test_initial_values_come_from_the_global_generator(name):
     """The same seed gives the same network, another seed another one."""
     states = []

@@ -427,7 +427,8 @@ def test_experiments_start_from_known_files():
 
 def test_every_published_detector_says_what_is_known_of_its_weights():
     """Input and classes stand in a table by name; a name that only looks like another one has none."""
-    assert RELEASED.keys() == PUBLISHED.keys()
+    generic = {name for name in PUBLISHED if "_" not in name}  # on any backbone; nobody's weights are of just this form
+    assert RELEASED.keys() == PUBLISHED.keys() - generic
     for name, weights in RELEASED.items():
         assert len(weights.class_names) == PUBLISHED[name].num_classes
     with pytest.raises(

@@ -12,15 +12,18 @@ import torch
 
 import public
 from public.checkpoint_files import digest, load_checkpoint, read_safetensors, save_atomic
+from public.families import PUBLISHED
 from public.inference.places import open_classifier, open_detector
 from public.models import create_model
 from public.test_scripts import detect
 from public.weights import download as command
 from public.weights import known, repack
 from public.weights.convert import convert
+from public.weights.detectors import released
 from public.weights.download import download, find
 from tests.helpers.file_server import serving
 from tests.helpers.paddle_files import paddle_arrays, paddle_name, write_pdparams
+from tests.helpers.places import REPOSITORY
 from tests.helpers.tiny_data import write_picture
 
 ORIGINAL = "xs_test.pdparams"
@@ -248,6 +251,49 @@ def test_the_facts_of_torchvision_are_its_own():
         with torch.device("meta"):
             model = create_model(item.model)
         assert sum(p.numel() for p in model.parameters()) == theirs.meta["num_params"]
+
+
+def torchvisions_table(item: known.KnownWeights):
+    """What the installed package says of a known detector of its own."""
+    import torchvision
+
+    function = item.original.partition("_coco-")[0]
+    return torchvision.models.get_model_weights(function).COCO_V1
+
+
+@pytest.mark.parametrize(
+    "item", [one for one in known.DETECTORS if one.project == "torchvision"], ids=lambda one: one.short_name
+)
+def test_the_facts_of_torchvisions_detectors_are_its_own(item):
+    theirs = torchvisions_table(item)
+    assert item.url == theirs.url
+    assert item.url.endswith(f"-{item.sha256}.pth")
+    assert item.published == f"AP {theirs.meta['_metrics']['COCO-val2017']['box_map']} on COCO val2017"
+    with torch.device("meta"):
+        model = create_model(item.model)
+    assert sum(p.numel() for p in model.parameters()) + frozen_away(model) == theirs.meta["num_params"]
+    names = theirs.meta["categories"]
+    for ours, name in zip(released(item.model, "torchvision").class_names, names, strict=True):
+        assert ours == name or (ours.startswith("unused") and name in ("N/A", "__background__"))
+
+
+def frozen_away(model: torch.nn.Module) -> int:
+    """Less the BatchNorm's scales and shifts where they are frozen, which torchvision's are no parameters then."""
+    is_frozen = model.backbone_batchnorm == "frozen"
+    norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)] if is_frozen else []
+    return -sum(p.numel() for norm in norms for p in norm.parameters())
+
+
+def test_the_readme_lists_every_detector_of_torchvision_and_mmdetection():
+    text = (REPOSITORY / "pretrained" / "README.md").read_text()
+    for item in known.DETECTORS:
+        cells = (item.name, item.model, item.source, item.num_classes, item.published)
+        row = f"| {' | '.join(map(str, cells))} | [{item.original}]({item.url}) |"
+        assert row in text.splitlines()
+        assert PUBLISHED[item.model].num_classes == item.num_classes
+        assert item.project in released(item.model, item.project).sources
+        assert item.url.endswith(f"{item.sha256}.pth")
+        assert len(item.sha256) == 8
 
 
 def test_the_command(weights, server, tmp_path, monkeypatch, capsys):

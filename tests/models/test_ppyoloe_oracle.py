@@ -1,7 +1,7 @@
 """PPYOLOE-s, PPYOLOE+-s and the tiny PPYOLOE+ against PaddleDetection: from outputs to gradients.
 
-Each test runs on the reduced figures in `tests/figures` and, where `../shared` is present, on the whole oracle.  The
-checkpoint is recreated from its names, converted and loaded strictly.
+Each test runs on the whole oracle where `../shared` is present, else on the reduced figures in `tests/figures`, which are
+parts of it (a test holds that they are).  The checkpoint is recreated from its names, converted and loaded strictly.
 
 The original computed in float32, ours compute in float64.  So both are fixed numbers, the same on every CPU, and what the
 limits below leave room for is the original's rounding alone: NOTES_paddle.md states that its scores move by 7e-6 and its
@@ -24,8 +24,9 @@ from public.models.fuse import fuse
 from public.points import cell_points
 from public.protocols import Progress
 from public.weights.detectors.ppyoloe import rename_ppyoloe
+from tests.figures import make_figures
 from tests.figures.fill_rule import fill, oracle_input
-from tests.figures.make_figures import load_figures, load_oracle
+from tests.figures.make_figures import load_figures, load_oracle, reduced
 from tests.helpers.numerics import allowed, assert_same_in_float64, rounding
 from tests.helpers.places import SHARED
 
@@ -42,7 +43,8 @@ STRIDES = (32, 16, 8)
 
 
 NUMERIC = "ppyoloe_plus_crn_s-reduced"  # stands for all of them under other kinds of CPU
-FIGURES = [f"{oracle}-{part}" for oracle in NAMES for part in ("reduced", "whole")]
+PART = "whole" if ORACLES.exists() else "reduced"
+FIGURES = sorted({f"{oracle}-{PART}" for oracle in NAMES} | {NUMERIC})
 
 
 @pytest.fixture(
@@ -54,6 +56,17 @@ def figures(request):
     if part == "reduced":
         return {"oracle": oracle, "name": NAMES[oracle], **load_figures(oracle)}
     return {"oracle": oracle, "name": NAMES[oracle], **whole(oracle)}
+
+
+@pytest.mark.parametrize("oracle", NAMES)
+def test_the_reduced_figures_are_parts_of_the_whole_oracle(oracle):
+    """So what holds of the whole holds of them, and a clone without it tests the same."""
+    text, arrays = reduced(whole(oracle))
+    assert (make_figures.HERE / f"{oracle}.json").read_text() == text
+    kept = np.load(make_figures.HERE / f"{oracle}.npz")
+    assert arrays.keys() == set(kept)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(kept[name], array)
 
 
 def whole(oracle: str) -> dict:

@@ -1,5 +1,8 @@
 """Starting weights in training: what is taken over, what is not, and what is said where they are missing."""
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,9 +12,11 @@ import torch
 from public import random_streams
 from public.checkpoint_files import digest, save_atomic
 from public.models import create_model
+from public.runs import starting_experiment
 from public.training.run import build_state
 from public.weights.known import KNOWN
 from public.weights.load import check_keywords, find_starting_weights, load_starting_weights
+from tests.helpers.places import HELPERS
 
 CPU = torch.device("cpu")
 
@@ -184,6 +189,79 @@ def test_a_missing_file_of_ones_own(config):
         FileNotFoundError, match=r"runs/mine\.pth, which are not there\. Put a checkpoint there: best\.pth"
     ):
         build_state(replace(config, starting_weights="runs/mine.pth"), CPU)
+
+
+# ---------------------------------------------------------------------------------------------- an experiment
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with two experiments, of which `tiny_shapes` stands in two places under one name."""
+    for name in (
+        "detection_experiments/tiny_coco",
+        "detection_experiments/tiny_shapes",
+        "other_experiments/tiny_shapes",
+    ):
+        shutil.copytree(HELPERS / "tiny_experiment", tmp_path / name, ignore=shutil.ignore_patterns("runs"))
+    monkeypatch.setattr(starting_experiment, "REPOSITORY", tmp_path)
+    return tmp_path
+
+
+def add_run(repository, config, *, name: str, value: float, finished: bool = True):
+    """The folder of a run of tiny_coco whose best weights are all `value`."""
+    run = repository / "detection_experiments/tiny_coco/runs" / name
+    run.mkdir(parents=True)
+    state = {n: torch.full_like(v, value) for n, v in config.detector.build_model().state_dict().items()}
+    save(run / "best.pth", state, num_classes=config.detector.num_classes)
+    (run / "manifest.json").write_text(json.dumps({"finished": {"step": 9} if finished else None}))
+    return run
+
+
+@pytest.mark.parametrize("name", ["detection_experiments/tiny_coco", "tiny_coco", "absolute"])
+def test_an_experiment_means_the_best_weights_of_its_newest_run(repository, config, name):
+    for number, folder in enumerate(("20260101-000000", "20260102-000000")):
+        run = add_run(repository, config, name=folder, value=number + 1.0)
+        os.utime(run / "best.pth", (1000 + number, 1000 + number))
+    name = str(repository / "detection_experiments/tiny_coco") if name == "absolute" else name
+    state, notes = build_state(replace(config, starting_weights=name), CPU)
+    assert all((value == 2).all() for value in state.model.state_dict().values())
+    assert notes[0] == "starting from detection_experiments/tiny_coco/runs/20260102-000000/best.pth"
+
+
+def test_a_run_that_is_not_finished_is_told_of(repository, config):
+    add_run(repository, config, name="20260101-000000", value=1.0, finished=False)
+    _, notes = build_state(replace(config, starting_weights="tiny_coco"), CPU)
+    assert notes[0].endswith("20260101-000000/best.pth, the best so far of a run that is not finished")
+
+
+def test_an_experiment_without_weights_says_what_to_run_first(repository, config):
+    (repository / "detection_experiments/tiny_coco/runs/20260101-000000").mkdir(parents=True)  # stopped too early
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"best weights of detection_experiments/tiny_coco, which has none yet\. "
+        r"Run it first: python detection_experiments/tiny_coco/train\.py; .*--starting_weights none",
+    ):
+        build_state(replace(config, starting_weights="tiny_coco"), CPU)
+
+
+def test_a_name_that_is_no_experiment_or_two(repository, config):
+    with pytest.raises(
+        FileNotFoundError, match=r"tiny_cocoa, which is neither an experiment \(near: tiny_coco.* ending"
+    ):
+        build_state(replace(config, starting_weights="tiny_cocoa"), CPU)
+    with pytest.raises(
+        ValueError, match=r"detection_experiments/tiny_shapes and other_experiments/tiny_shapes; name the folder"
+    ):
+        build_state(replace(config, starting_weights="tiny_shapes"), CPU)
+
+
+def test_a_file_is_a_file_whatever_its_name(repository, tmp_path):
+    (tmp_path / "weights").touch()
+    for name in ("weights", str(tmp_path / "weights"), "pretrained/ppyoloe_s_coco.pth", "runs/mine.pth"):
+        assert starting_experiment.named_experiment(name) is None
+
+
+# ---------------------------------------------------------------------------------------------- keywords
 
 
 def test_keywords_that_the_weights_need_stand_in_the_options(tmp_path):

@@ -1,6 +1,7 @@
 """Real data: the experiment on blood cells takes its first steps and is evaluated, where the data lie beside the project."""
 
 from public.runs.experiment import load_experiment
+from tests.helpers import forked_training
 from tests.helpers.experiments import REPOSITORY, TinyExperiment, read_manifest, read_metrics
 
 
@@ -12,9 +13,8 @@ def test_bccd_takes_two_steps(shared, tmp_path):
         source = REPOSITORY / "detection_experiments" / "ppyoloe_xs_bccd" / name
         (folder / name).write_bytes(source.read_bytes())
     experiment = TinyExperiment(folder, shared / "data" / "bccd_voc")
-    log = experiment.train(
-        "--max_steps", "2", "--limit_images", "16", "--print_interval", "1", "--precision", "float32"
-    )
+    flags = ("--max_steps", "2", "--limit_images", "16", "--print_interval", "1", "--precision", "float32")
+    log = forked_training.train(experiment, *flags)
     assert "train: first 16 images of VOC BCCD/train: 16 images" in log
     assert "1 degenerate boxes dropped" in log
     (run,) = experiment.runs

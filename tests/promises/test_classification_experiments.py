@@ -8,8 +8,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -29,7 +27,8 @@ from public.training.optimizers import NORMALISATION
 from public.transforms.classification import ColorJitter, RandomResizedCrop, ReflectPadCrop
 from public.transforms.flip import RandomFlip
 from tests.helpers import forked_training
-from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_metrics
+from tests.helpers.experiments import REPOSITORY, TinyExperiment, read_metrics
+from tests.helpers.forked_commands import run_test_sh
 
 CIFAR = REPOSITORY / "cifar100_experiments"
 IMAGENET = REPOSITORY / "imagenet_experiments"
@@ -352,9 +351,7 @@ def check_test_sh_repeats_training(experiment: TinyExperiment, *flags: str) -> d
     """test.sh prints the digits of the last evaluation of training; the checkpoint of the best weights."""
     (run,) = experiment.runs
     best = load_checkpoint(run / "best.pth")
-    script = [str(experiment.folder / "test.sh"), "--data_root", str(experiment.data_root), "--device", "cpu", *flags]
-    environment = ENVIRONMENT | {"PYTHON": sys.executable}
-    shown = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    shown = run_test_sh(experiment, *flags)
     assert best["digest"][:16] in shown
     metrics = best["metrics"]
     assert f"top-1 error: {metrics['top1_error']:.3f} %, top-5 error: {metrics['top5_error']:.3f} %" in shown
@@ -366,7 +363,7 @@ def check_test_sh_repeats_training(experiment: TinyExperiment, *flags: str) -> d
 def test_the_mini_experiment_learns(tmp_path):
     """The real page on a smaller drawing of the same classes: two epochs beat guessing, test.sh gives the same digits."""
     experiment = copied(CIFAR / "resnet18_mini", tmp_path)
-    draw_cifar(experiment.data_root / "cifar-shapes-python", num_train=1600, num_test=240, seed=0)
+    draw_cifar(experiment.data_root / "cifar-shapes-python", num_train=1280, num_test=120, seed=0)
     forked_training.train(experiment, "--epochs", "2", timeout=300)
     best = check_test_sh_repeats_training(experiment)
     assert best["metrics"]["top1_error"] < 100 * (1 - 1 / 12) - 3

@@ -11,6 +11,9 @@ from tests.helpers.crash_harness import EXPERIMENTS, SABOTAGE, Harness, differen
 SHORT = {"detection": ("--epochs", "2", "--num_pictures", "0"), "classification": ()}  # flags of every start
 
 
+on_the_quicker_one = pytest.mark.parametrize("undisturbed", ["classification"], indirect=True)
+
+
 @pytest.fixture(scope="module", params=EXPERIMENTS)
 def undisturbed(request, tmp_path_factory):
     """An experiment, a run of it that nothing disturbed, and a harness that knows how long it takes."""
@@ -34,6 +37,7 @@ def kill_and_compare(undisturbed, kills: int, seed: int, change=None, clock_shar
     return harness.kills, found
 
 
+@on_the_quicker_one
 def test_a_few_kills_change_no_bit_and_no_line(undisturbed):
     moments, found = kill_and_compare(undisturbed, kills=2, seed=1)
     assert found == [], dict(moments)
@@ -42,7 +46,7 @@ def test_a_few_kills_change_no_bit_and_no_line(undisturbed):
 @pytest.mark.slow
 def test_many_kills_change_no_bit_and_no_line(undisturbed):
     """The longer a run takes, the fewer of them; `python -m tests.helpers.crash_harness` takes any number."""
-    kills = 30 if isinstance(undisturbed[0].experiment, TinyClassification) else 14
+    kills = 30 if isinstance(undisturbed[0].experiment, TinyClassification) else 12
     moments, found = kill_and_compare(undisturbed, kills=kills, seed=2)
     assert found == [], dict(moments)
     assert len(moments) >= 8, "the kills reach different moments"
@@ -51,6 +55,7 @@ def test_many_kills_change_no_bit_and_no_line(undisturbed):
 
 
 @pytest.mark.slow
+@on_the_quicker_one
 @pytest.mark.parametrize("name", SABOTAGE)
 def test_the_harness_can_fail(undisturbed, name):
     """A checkpoint without the EMA's count, numbers from a global generator, lines that are repeated: each is found."""

@@ -7,6 +7,7 @@ on a page fails until it stands in one of the two; one that has left the pages f
 """
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -28,7 +29,7 @@ from tests.promises.test_typed_commands import WALKS
 
 WHOLE = "tests/promises/test_whole_path.py::"
 RESUMED = WHOLE + "test_killed_and_resumed_ends_in_the_same_bits"
-LAUNCHED = WHOLE + "test_two_processes_by_each_launcher"
+LAUNCHED = "tests/training/test_world_size.py::test_torchrun_restarts_a_killed_rank_and_hands_on_a_signal"
 FOLDERS = "tests/promises/test_real_pictures.py::test_real_class_folders_train_and_are_evaluated"
 CLASSES = "tests/scripts/test_classify.py::"
 CONVERTED = "tests/models/test_convert.py::test_the_command_writes_a_detector_for_real_images"
@@ -47,7 +48,8 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
         REPRODUCED + "test_a_run_that_was_interrupted_is_reproduced_to_the_last_digest"
     ),
     "torchrun --nproc_per_node=2 train.py": LAUNCHED,
-    "python -m torch.distributed.launch --nproc_per_node=2 train.py": LAUNCHED,
+    "python -m torch.distributed.launch --nproc_per_node=2 train.py": WHOLE
+    + "test_two_processes_by_the_older_launcher",
     "torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=HOST --master_port=29500 train.py": (
         WHOLE + "test_two_machines_by_torchrun"
     ),
@@ -196,8 +198,9 @@ def fault_of_pytest(words: list[str]) -> str | None:
     if "-m" in options and not any(line.startswith(options["-m"] + ":") for line in markers):
         return f"there is no marker {options['-m']}"
     names = " ".join(path.read_text() for path in chain(*found) if path.is_file())
-    if "-k" in options and not re.search(rf"def test_\w*{options['-k']}", names):
-        return f"no test of {files} has {options['-k']} in its name"
+    for word in options.get("-k", "").split(" or "):
+        if not re.search(rf"def test_\w*{word}", names):
+            return f"no test of {files} has {word} in its name"
     return None
 
 
@@ -331,10 +334,15 @@ def test_the_tests_that_run_them_are_there(name):
 
 
 def test_the_demo_is_made_of_what_is_run_here():
-    """`make demo` draws, trains, evaluates and detects: by commands that are run by tests, in this order."""
+    """`make demo` draws, trains, evaluates and detects: by commands that are run by tests, in this order.
+
+    Also below `make test`, whose variables would have this make name the folders it enters and leaves.
+    """
+    of_make = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     made = subprocess.run(
-        ["make", "--dry-run", "--assume-old", "setup", "demo"],
+        ["make", "--no-print-directory", "--dry-run", "--assume-old", "setup", "demo"],
         cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if name not in of_make},
         capture_output=True,
         text=True,
         check=True,

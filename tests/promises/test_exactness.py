@@ -78,7 +78,6 @@ def test_two_runs_are_equal_in_every_loss_metric_and_digest(whole, fresh, precis
         ("--num_workers", "1", "--prefetch_factor", "1", "--pin_memory", "false"),
         ("--num_workers", "2", "--checkpoint_minutes", "0", "--print_interval", "4", "--digest_interval", "3"),
         ("--num_pictures", "3", "--prefetch_factor", "7", "--print_interval", "1000"),
-        pytest.param(("--num_workers", "4", "--prefetch_factor", "2"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

@@ -42,12 +42,13 @@ TOP = max(FLOORS)
 
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
-    # taking weights from a file; the names of activations; outputs that say what they mean in float32
+    # taking weights from a file; the names of activations; what half precision is too coarse for
     "models": {"checkpoint_files", "parts", "precision", "settings"},
     "losses": {"anchors", "points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},
     "input": {"decoding", "folders", "resizing", "settings", "text"},
+    "points": {"anchors"},
     "resizing": {"settings"},
     "settings": {"text"},
     "safe_pickle": {"text"},

@@ -104,7 +104,8 @@ def test_transforms_of_the_first_epochs_end_on_a_page(trained, fresh):
 
 
 def test_same_bits_twice_and_from_another_folder(trained, fresh):
-    fresh.train(cwd=fresh.data_root)
+    done = run_python(fresh.command()[1:], cwd=fresh.data_root)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert fresh.digests() == trained.digests()
     assert read_metrics(fresh.runs[0]) == read_metrics(trained.runs[0])
 
@@ -114,9 +115,18 @@ def test_workers_prefetch_and_print_interval_change_no_bit(trained, fresh):
     assert fresh.digests() == trained.digests()
 
 
+def first_chain(experiment: TinyExperiment) -> tuple[int, str, str]:
+    """(step, digest of its batch, chain of all losses so far) of the third step, the last of the first epoch."""
+    line = json.loads((experiment.runs[0] / "digests.jsonl").read_text().splitlines()[2])
+    return line["step"], line["batch"], line["chain"]
+
+
 @pytest.mark.slow
 def test_workers_of_a_system_without_fork_change_no_bit(trained, fresh, tmp_path):
-    """As on macOS: each worker is a new interpreter, which has to find the classes of the experiment's own folder."""
+    """As on macOS: each worker is a new interpreter, which has to find the classes of the experiment's own folder.
+
+    One epoch: every start of an interpreter takes seconds.
+    """
     config = fresh.folder / "config.py"
     page = config.read_text().replace("from public.transforms.flip import RandomFlip\n", "")
     config.write_text(page.replace("from .loss", "from .flip import RandomFlip\nfrom .loss"))
@@ -130,7 +140,7 @@ def test_workers_of_a_system_without_fork_change_no_bit(trained, fresh, tmp_path
         "import multiprocessing\n\nmultiprocessing.set_start_method('spawn')\n"
     )
     done = subprocess.run(
-        fresh.command("--num_workers", "1"),
+        fresh.command("--num_workers", "1", "--max_steps", "3"),
         env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{REPOSITORY}"},
         capture_output=True,
         text=True,
@@ -138,7 +148,8 @@ def test_workers_of_a_system_without_fork_change_no_bit(trained, fresh, tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "multiprocessing/spawn.py" not in done.stderr
-    assert fresh.digests() == trained.digests()
+    assert first_chain(fresh) == first_chain(trained)
+    assert read_metrics(fresh.runs[0]) == read_metrics(trained.runs[0])[:4]
 
 
 def test_another_seed_gives_other_weights(trained, fresh):
@@ -223,20 +234,15 @@ def test_a_second_process_is_kept_out(fresh):
         training.kill()
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ("-m", "torch.distributed.run", "--nproc_per_node=2"),
-        ("-m", "torch.distributed.launch", "--nproc_per_node=2"),
-        ("-m", "torch.distributed.launch", "--use-env", "--nproc_per_node=2"),
-    ],
-    ids=["torchrun", "launch", "launch-use-env"],
-)
-def test_two_processes_by_each_launcher(trained, fresh, first_losses, launcher):
-    """The first losses are those of one process to rounding (same batch, same weights, whole-batch BatchNorm)."""
-    launcher = (*launcher, f"--master-port={29500 + os.getpid() % 400}")
-    log = fresh.train(launcher=launcher)
-    one, two = read_metrics(trained.runs[0]), read_metrics(fresh.runs[0])
+def test_two_processes_by_the_older_launcher(trained, fresh, first_losses):
+    """The first losses are those of one process to rounding (same batch, same weights, whole-batch BatchNorm).
+
+    torch.distributed.launch hands its processes their numbers as a flag; with --use-env it is torchrun, which starts two
+    machines below, and in test_world_size a rank that was killed.
+    """
+    launcher = ("-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master-port={29500 + os.getpid() % 400}")
+    log = fresh.train("--max_steps", "3", launcher=launcher)
+    one, two = read_metrics(trained.runs[0])[:4], read_metrics(fresh.runs[0])
     assert two[0]["losses"].keys() == one[0]["losses"].keys() == first_losses["single"].keys()
     values = {name: list(terms.values()) for name, terms in first_losses.items()}
     for ours in (one, two):
@@ -244,14 +250,6 @@ def test_two_processes_by_each_launcher(trained, fresh, first_losses, launcher):
     assert [line["step"] for line in two] == [line["step"] for line in one]
     assert log.count("starting from scratch") == 1, "rank 0 alone prints"
     assert read_manifest(fresh.runs[0])["starts"][0]["processes"] == 2
-
-
-def test_two_processes_resume_to_the_same_bits(fresh):
-    fresh.train("--resume", "none", world_size=2)
-    whole = fresh.digests()
-    fresh.train("--epochs", "2", world_size=2)
-    fresh.train("--epochs", "2", "--resume", fresh.runs[-1].name, "--extend_epochs", "1", world_size=2)
-    assert fresh.digests() == whole
 
 
 def test_test_sh_prints_the_digits_of_training(trained, tmp_path):
@@ -460,11 +458,11 @@ def test_two_machines_by_torchrun(trained, fresh):
     for rank in ("0", "1"):
         place = ("--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1")
         meet = ("--master_addr=127.0.0.1", f"--master_port={port}")
-        command = fresh.command(launcher=("-m", "torch.distributed.run", *place, *meet))
+        command = fresh.command("--max_steps", "4", launcher=("-m", "torch.distributed.run", *place, *meet))
         machines.append(subprocess.Popen(command, env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.DEVNULL))
     assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
     two_machines = fresh.digests()
-    fresh.train("--resume", "none", world_size=2)
+    fresh.train("--max_steps", "4", "--resume", "none", world_size=2)
     assert fresh.digests() == two_machines
 
 

@@ -9,6 +9,7 @@ import pytest
 from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
 from public.test_scripts import compare as command
+from tests.helpers import forked_training
 from tests.helpers.experiments import TinyExperiment, read_manifest
 from tests.helpers.forked_commands import run_python
 from tests.helpers.made_runs import eval_line, train_line, write_experiment, write_run
@@ -40,7 +41,7 @@ def rows_of(text):
 def trained(tmp_path_factory):
     """The tiny experiment after a run of one epoch."""
     experiment = TinyExperiment.create(tmp_path_factory.mktemp("compare"))
-    experiment.train("--epochs", "1", "--seed", "5")
+    forked_training.train(experiment, "--epochs", "1", "--seed", "5")
     return experiment
 
 

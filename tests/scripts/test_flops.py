@@ -54,8 +54,14 @@ def test_closed_forms():
     assert count.uncounted == ["unused"]
 
 
+def without_values(name: str) -> nn.Module:
+    """The network on the meta device: the initial values of a large one take seconds."""
+    with torch.device("meta"):
+        return create_model(name, num_classes=80)
+
+
 def by_size(names):
-    """The names as parameters; those of large networks, whose initial values take seconds, are slow tests."""
+    """The names as parameters; those of large networks are slow tests."""
     return [pytest.param(name, marks=pytest.mark.slow if name.endswith(("_l", "_x")) else ()) for name in names]
 
 
@@ -65,7 +71,7 @@ def test_against_thop_and_proportional_to_the_batch(name):
 
     thop counts normalisation as well, which is put to zero here: in the small networks it is more than 2 %.
     """
-    model = create_model(name, num_classes=80).to("meta").eval()
+    model = without_values(name).eval()
     one = count_operations(copy.deepcopy(model), example_input(640, 640))
     three = count_operations(copy.deepcopy(model), example_input(640, 640, num_images=3))
     assert three.macs == 3 * one.macs
@@ -97,7 +103,7 @@ def test_published_figures(name):
 
     Ours are 0.1 to 0.6 % below: Paddle counts more than convolutions.
     """
-    fused = count_operations(fuse(create_model(name, num_classes=80).to("meta")), example_input(640, 640))
+    fused = count_operations(fuse(without_values(name)), example_input(640, 640))
     assert 0.99 < 2 * fused.macs / 1e9 / PUBLISHED_GFLOPS[name] < 1
     assert fused.parameters / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], rel=0.005)
 

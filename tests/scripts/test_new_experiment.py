@@ -71,6 +71,28 @@ def pages(clone):
     }
 
 
+@pytest.mark.parametrize("rule", ["ShorterSide(rounding='nearest', multiple=32)", "KeepSize(multiple=32)"])
+def test_a_page_that_keeps_aspects_keeps_its_size_as_well(clone, rule):
+    """Its rule brings pictures of any size to the input; training's transforms go with it and stay."""
+    name = rule.partition("(")[0]
+    original = clone / "detection_experiments" / f"page_with_{name.lower()}"
+    shutil.copytree(clone / ORIGINALS[0], original)
+    page = original / "config.py"
+    text = page.read_text()
+    for old, new in (
+        ('resize="stretch"', f"resize={rule}"),
+        ("from public.training.ema", f"from public.resizing import {name}\nfrom public.training.ema"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    page.write_text(text)
+    folder = make(clone, original.relative_to(clone), f"own_{name.lower()}", clone / "data" / "yolo")
+    expected, config = (load_experiment(place).config for place in (original, folder))
+    assert config.input == expected.input
+    assert config.train_transforms == expected.train_transforms
+    assert f"as in page_with_{name.lower()}: the rule" in (folder / "config.py").read_text()
+
+
 # ------------------------------------------------------------------------------------------------- conventions
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from public.runs import chain
 from public.runs.experiment import load_experiment
 from public.tasks.detection import DetectionTask
 from public.test_scripts.reproduce import SHOWN, _check_whole, manifest_differences
-from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_manifest
-from tests.helpers.forked_commands import run_python
+from tests.helpers.experiments import TinyExperiment, read_manifest
+from tests.helpers.forked_commands import run_python, run_together
 from tests.helpers.forked_training import signal_in_step, train
 
 
@@ -38,14 +37,13 @@ def fresh(recorded, tmp_path) -> TinyExperiment:
     return copy
 
 
-def reproduce(experiment: TinyExperiment, *flags: str, launcher: tuple = ()) -> subprocess.CompletedProcess:
-    """By a launcher started as a user starts it, without one forked."""
+def words_of(experiment: TinyExperiment, *flags: str) -> list[str]:
     place = ("--data_root", str(experiment.data_root), "--device", "cpu")
-    words = [*launcher, "-m", "public.test_scripts.reproduce", str(experiment.runs[0]), *place, *flags]
-    if not launcher:
-        return run_python(words)
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return ["-m", "public.test_scripts.reproduce", str(experiment.runs[0]), *place, *flags]
+
+
+def reproduce(experiment: TinyExperiment, *flags: str) -> subprocess.CompletedProcess:
+    return run_python(words_of(experiment, *flags))
 
 
 def test_a_run_that_was_interrupted_is_reproduced_to_the_last_digest(recorded):
@@ -123,15 +121,14 @@ def test_what_cannot_be_repeated_is_refused_in_one_line(fresh):
     assert not (fresh.folder / "reproductions").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_are_repeated_by_two(fresh):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    """Which meet by the variables that torchrun would set."""
     subprocess.run(["rm", "-r", str(fresh.folder / "runs")], check=True)
-    train(fresh, world_size=2)
-    done = reproduce(fresh, launcher=launcher)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "equal: 9 digests" in done.stdout
-    assert done.stdout.count("equal: 9 digests") == 1, "rank 0 alone prints"
+    train(fresh, "--max_steps", "4", world_size=2)
+    both = run_together([words_of(fresh)] * 2)
+    said = "".join(done.stdout + done.stderr for done in both)
+    assert [done.returncode for done in both] == [0, 0], said
+    assert said.count("equal: 4 digests") == 1, "rank 0 alone prints"
 
 
 # ---------------------------------------------------------------------------------------------- differences

@@ -97,7 +97,9 @@ def test_in_training_the_step_is_finished_and_saved(whole, fresh, number):
     check_message(log, number, "step 5 (training)", run)
     assert load_checkpoint(run / "latest.pth")["training"]["step"] == 5
     assert read_manifest(run)["finished"] is None
+    assert (run / "curves.png").read_text() == "1"
     log = train(fresh)
+    assert (run / "curves.png").read_text() == "3"
     assert log.startswith(f"resuming {run} from step 5 (training)")
     assert fresh.digests() == whole.digests()
     assert read_metrics(run) == read_metrics(whole.runs[0])
@@ -110,6 +112,7 @@ def test_in_an_evaluation_it_ends_at_once_and_evaluates_again(whole, fresh, numb
     (run,) = fresh.runs
     check_message(log, number, "step 6 (evaluating)", run)
     assert [line["epoch"] for line in read_metrics(run) if line["kind"] == "eval"] == [1]
+    assert (run / "curves.png").read_text() == "1", "stopped, it draws the evaluations that it had not drawn yet"
     assert train(fresh).startswith(f"resuming {run} from step 6 (evaluating)")
     assert fresh.digests() == whole.digests()
     assert read_metrics(run) == read_metrics(whole.runs[0])
@@ -136,15 +139,21 @@ def test_the_command_of_the_message_goes_on(whole, fresh):
     assert fresh.digests() == whole.digests()
 
 
+@pytest.fixture(scope="module")
+def whole_of_two(whole, tmp_path_factory) -> TinyExperiment:
+    """The same by two processes."""
+    experiment = whole.copy(tmp_path_factory.mktemp("whole_of_two"))
+    train(experiment, world_size=2)
+    return experiment
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_two_processes_hears_it_and_both_end_after_one_step(fresh, rank):
-    train(fresh, world_size=2)
-    undisturbed = fresh.digests()
+def test_one_of_two_processes_hears_it_and_both_end_after_one_step(whole_of_two, fresh, rank):
     how = {"world_size": 2, "change": signal_in_step, "change_args": (4, signal.SIGTERM, rank)}
-    log = train(fresh, "--resume", "none", status=143, **how)
-    check_message(log, signal.SIGTERM, "step 4 (training)", fresh.runs[-1])
-    assert train(fresh, world_size=2).startswith(f"resuming {fresh.runs[-1]} from step 4")
-    assert fresh.digests() == undisturbed
+    log = train(fresh, status=143, **how)
+    check_message(log, signal.SIGTERM, "step 4 (training)", fresh.runs[0])
+    assert train(fresh, world_size=2).startswith(f"resuming {fresh.runs[0]} from step 4")
+    assert fresh.digests() == whole_of_two.digests()
 
 
 def test_two_processes_finish_an_evaluation_before_they_end(fresh):
@@ -152,34 +161,6 @@ def test_two_processes_finish_an_evaluation_before_they_end(fresh):
     log = train(fresh, status=143, **how)
     check_message(log, signal.SIGTERM, "step 3 (training)", fresh.runs[0])
     assert "after epoch 1" in log
-
-
-@pytest.mark.slow
-def test_under_torchrun(fresh):
-    """The launcher is sent SIGTERM; it hands it on, and the run goes on where its processes agreed to stop."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    train(fresh, world_size=2)
-    undisturbed = fresh.digests()
-    process = subprocess.Popen(
-        fresh.command("--resume", "none", "--epochs", "60", launcher=launcher),
-        env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    log = ""
-    for line in process.stdout:
-        log += line
-        if "step 5/" in line:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() != 0
-    run = fresh.runs[-1]
-    step = load_checkpoint(run / "latest.pth")["training"]["step"]
-    assert 5 <= step < 180
-    assert f"stopped by SIGTERM. saved: step {step}" in log
-    train(fresh, "--epochs", "60", "--max_steps", "9", "--resume", "none", world_size=2)
-    cut = read_metrics(fresh.runs[-1])
-    assert fresh.digests() == undisturbed, "60 epochs cut to 9 steps are 3 epochs: the schedule's horizon is its own"
-    assert [line for line in read_metrics(run) if line["step"] <= min(step, 8)] == [
-        line for line in cut if line["step"] <= min(step, 8)
-    ]
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints by time

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from public.reports.curves import draw_curves, smoothed
+from public.reports.curves import Redrawing, draw_curves, smoothed
 from public.runs.metrics import numbers
 from public.runs.records import read_run
 from tests.helpers.places import REPOSITORY
@@ -212,3 +212,42 @@ def test_numbers_larger_than_any_float(tmp_path):
     assert draw(tmp_path, lines) is not None
     record = read_run(tmp_path)
     assert record.curve("loss", "step")[1].tolist() == [np.inf, -np.inf, 1.0]
+
+
+# ---------------------------------------------------------------------------------------------- how often it is drawn
+
+
+class Drawings:
+    """A clock that only moves by hand, and a drawing that takes two seconds of it."""
+
+    def __init__(self):
+        self.now, self.moments = 100.0, []
+        self.redrawing = Redrawing(self.draw, clock=lambda: self.now)
+
+    def draw(self):
+        self.moments.append(self.now)
+        self.now += 2
+
+    def after(self, seconds):
+        """`seconds` later there is something new; the moments of the drawings so far."""
+        self.now += seconds
+        self.redrawing.changed()
+        return self.moments
+
+
+def test_a_picture_is_drawn_again_when_fifty_times_its_cost_have_passed():
+    drawings = Drawings()
+    assert drawings.after(1) == [], "the run is young"
+    assert drawings.after(25) == [126]
+    assert drawings.after(99) == [126], "it took two seconds, until 128"
+    assert drawings.after(2) == [126, 229]
+
+
+def test_at_the_end_what_is_not_drawn_yet_is_drawn_and_nothing_else():
+    drawings = Drawings()
+    drawings.redrawing.finish()
+    assert drawings.moments == [], "nothing has changed"
+    assert drawings.after(1) == []
+    drawings.redrawing.finish()
+    drawings.redrawing.finish()
+    assert drawings.moments == [101]

@@ -2,6 +2,8 @@
 
 import hashlib
 import signal
+import subprocess
+import time
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from public import random_streams
 from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
-from tests.helpers.experiments import TinyExperiment, read_manifest
+from tests.helpers.experiments import ENVIRONMENT, TinyExperiment, read_manifest
 from tests.helpers.forked_training import Training, signal_in_step, train
 from tests.helpers.numerics import allowed
 from tests.helpers.plain_steps import make_task, plain_steps
@@ -67,7 +69,6 @@ def rounding_after(experiment: TinyExperiment, num_steps: int, *, cap: float) ->
     return allowed(distance(single, double), cap=cap, what=f"the weights after {num_steps} steps")
 
 
-@pytest.mark.numeric
 def test_three_steps_in_float32_agree_to_rounding(fresh):
     states, limit = [], rounding_after(fresh, 3, cap=1e-5)
     for world_size in WORLDS:
@@ -80,15 +81,16 @@ def test_three_steps_in_float32_agree_to_rounding(fresh):
     assert distance(states[2], states[0]) < limit
 
 
-def six_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tensor]:
-    return plain_steps(experiment, 6, torch.float64, lr=0.01)[0]
+def four_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tensor]:
+    return plain_steps(experiment, 4, torch.float64, lr=0.01)[0]
 
 
 @pytest.mark.slow
-def test_six_steps_in_float64_agree(experiment):
-    alone = six_steps_in_float64(experiment)
+def test_four_steps_in_float64_agree(experiment):
+    """Of two epochs: the assigner is another one in the second."""
+    alone = four_steps_in_float64(experiment)
     for world_size in WORLDS[1:]:
-        states = run_processes(six_steps_in_float64, world_size, experiment, timeout=200)
+        states = run_processes(four_steps_in_float64, world_size, experiment, timeout=200)
         for state in states:
             assert distance(state, alone) < 1e-9, "1e-15 after one step; training multiplies it, to 2e-9 after 20"
             assert all(torch.equal(value, states[0][name]) for name, value in state.items()), "on every rank"
@@ -97,9 +99,12 @@ def test_six_steps_in_float64_agree(experiment):
 # ---------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_resume_is_exact(fresh, world_size):
-    """Two-term sums cannot show what another layout of the gradients does; from three processes on they can."""
+def test_resume_is_exact(fresh):
+    """With three processes: two-term sums cannot show what another layout of the gradients does, sums of three can.
+
+    One process is resumed in test_whole_path and test_crash, two below and in test_interruption.
+    """
+    world_size = 3
     flags = (
         "--batch_size",
         "6",
@@ -144,26 +149,46 @@ def test_another_number_of_processes_goes_on_and_is_recorded(fresh):
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_rank_and_ends_in_the_same_bits(fresh):
-    """Rank 1 kills itself in step 4, once: the restarted processes find a mark.  The undisturbed run is a forked one."""
+def test_torchrun_restarts_a_killed_rank_and_hands_on_a_signal(fresh):
+    """Rank 1 kills itself in step 4, once: the restarted processes find a mark.  Then the launcher is sent SIGTERM.
+
+    The undisturbed run, and the one that goes on where these stopped, are forked.
+    """
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     train(fresh, "--resume", "none", world_size=2)
     undisturbed = fresh.digests()
-    (fresh.folder / "loss.py").write_text(
-        "import os\nimport signal\nfrom pathlib import Path\n" + (fresh.folder / "loss.py").read_text()
-    )
+    mark, hold = fresh.folder.parent / "killed", fresh.folder.parent / "hold"
     loss = fresh.folder / "loss.py"
-    mark = fresh.folder.parent / "killed"
-    kill = (
-        f"        mark = Path({str(mark)!r})\n"
+    change = (
+        f"        mark, hold = Path({str(mark)!r}), Path({str(hold)!r})\n"
         "        if progress.step == 4 and os.environ['RANK'] == '1' and not mark.exists():\n"
         "            mark.touch()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        while progress.step == 5 and hold.exists():\n"
+        "            time.sleep(0.01)\n"
         "        return {"
     )
-    loss.write_text(loss.read_text().replace("        return {", kill))
-    log = fresh.train(launcher=(*launcher, "--max_restarts=1"))
+    imports = "import os\nimport signal\nimport time\nfrom pathlib import Path\n"
+    loss.write_text(imports + loss.read_text().replace("        return {", change))
+    hold.touch()
+    process = subprocess.Popen(
+        fresh.command(launcher=(*launcher, "--max_restarts=1")),
+        env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    log = ""
+    for line in process.stdout:
+        log += line
+        if "step 5/" in line:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(2)  # in which the launcher hands it on; both processes stand in step 6
+            hold.unlink()
+    assert process.wait() != 0
+    run = fresh.runs[-1]
     assert mark.exists()
-    assert f"resuming {fresh.runs[-1]} from step 3" in log
+    assert f"resuming {run} from step 3" in log
+    step = load_checkpoint(run / "latest.pth")["training"]["step"]
+    assert step == 6
+    assert "stopped by SIGTERM. saved: step 6" in log
+    assert train(fresh, world_size=2).startswith(f"resuming {run} from step {step}")
     assert len(fresh.runs) == 2
     assert fresh.digests() == undisturbed

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+BACKGROUND, IGNORED = -1, -2  # in place of an object's number: no object; neither object nor background
+
 
 class Assignment(NamedTuple):
     """What each point of one image has to learn.

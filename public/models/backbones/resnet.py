@@ -61,7 +61,7 @@ class ResidualBlock(nn.Module):
         *,
         is_bottleneck: bool,
         stride: int,
-        style: str,
+        style: str = "pytorch",
         activation: str,
         attention: str,
         drop_path: float,

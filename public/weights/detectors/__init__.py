@@ -2,11 +2,19 @@
 
 from dataclasses import replace
 
-from public.weights.detectors import picodet, ppyoloe, yolox
+from public.weights.detectors import centernet, fcos, picodet, ppyoloe, retinanet, yolof, yolox
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
-RELEASED: dict[str, Released] = {**picodet.RELEASED, **ppyoloe.RELEASED, **yolox.RELEASED}
+RELEASED: dict[str, Released] = {
+    **centernet.RELEASED,
+    **fcos.RELEASED,
+    **picodet.RELEASED,
+    **ppyoloe.RELEASED,
+    **retinanet.RELEASED,
+    **yolof.RELEASED,
+    **yolox.RELEASED,
+}
 
 
 def released(name: str, source: str) -> Released:

@@ -1,0 +1,145 @@
+"""CenterNet's loss: penalty-reduced focal loss on the heat map, L1 on sizes and offsets at the objects' centres.
+
+Paper: Objects as Points, arXiv 1904.07850, section 3.  Follows the original and MMDetection's CenterNetHead, whose
+differences are arguments.
+Deviations:
+- From logits, see `penalty_reduced_focal_loss`.
+- A centre on the right or lower border of the image belongs to the last cell; the original reads beyond the map there.
+- Any number of objects an image; the original stops at 128.
+
+Legend: B batch, A = H * W cells of the map, G objects of an image, K classes, N objects of the batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from public.losses.focal import penalty_reduced_focal_loss
+from public.losses.heatmap import draw_heatmap, gaussian_radii
+from public.losses.targets import check_targets
+from public.parallel.collectives import share_of_sum
+from public.precision import at_least_float32
+from public.protocols import Progress
+
+SHARED_CELLS = ("each", "last")  # of several objects in one cell, which teach their size and offset: each, or the last
+BOX_NORMALISERS = ("objects", "peaks")  # what the terms of the boxes are divided by: numbers of objects, or of peaks
+
+
+class CenterNetTargets(NamedTuple):
+    """What an image has to teach.
+
+    `heatmap` (K, H, W); of each object `cells` int64 (G,), the number of its cell; `sizes_wh` (G, 2) and `offsets_xy` (G, 2)
+    in cells; `is_used` (G,), 1 where size and offset are learnt, else 0.
+    """
+
+    heatmap: torch.Tensor
+    cells: torch.Tensor
+    sizes_wh: torch.Tensor
+    offsets_xy: torch.Tensor
+    is_used: torch.Tensor
+
+
+class CenterNetLoss:
+    """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
+
+    Args:
+        stride: of the map against the images.
+        num_classes: K.
+        radius_overlap, radius_rule: of the Gaussians, see `public.losses.heatmap.gaussian_radii`.
+        focal_alpha, focal_beta: see `public.losses.focal.penalty_reduced_focal_loss`.
+        shared_cell: one of SHARED_CELLS.  The original has "each", MMDetection "last".
+        box_normaliser: one of BOX_NORMALISERS, times the two numbers that each object has.  The original divides by objects,
+            MMDetection by the peaks of the heat map, of which objects of one class in one cell share one.
+        weights: of the terms, `{"heatmap": ..., "size": ..., "offset": ...}`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int,
+        num_classes: int,
+        radius_overlap: float,
+        radius_rule: str,
+        focal_alpha: float,
+        focal_beta: float,
+        shared_cell: str,
+        box_normaliser: str,
+        weights: dict[str, float],
+    ):
+        self.stride = stride
+        self.num_classes = num_classes
+        self.radius_overlap = radius_overlap
+        self.radius_rule = radius_rule
+        self.focal_alpha = focal_alpha
+        self.focal_beta = focal_beta
+        self.shared_cell = shared_cell
+        self.box_normaliser = box_normaliser
+        self.weights = dict(weights)
+
+    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
+        """`loss_heatmap`, `loss_size` and `loss_offset`, weighted, float32.
+
+        Args:
+            outputs: CenterNetOutputs of the model.
+            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
+                device of the outputs; G may be 0, also for all images.
+
+        Raises:
+            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
+        """
+        num_images, _, predicted = outputs.class_logits.shape
+        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            assigned = [self.assign(target, outputs.level_sizes[0]) for target in targets]
+            terms = self._terms(outputs, assigned)
+        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def assign(self, target: dict[str, torch.Tensor], size: tuple[int, int]) -> CenterNetTargets:
+        """What one image's objects, as `__call__` takes them, have to teach on a map of `size` (height, width)."""
+        height, width = size
+        boxes = at_least_float32(target["boxes"]) / self.stride  # (G, 4) cells
+        left, top, right, bottom = boxes.unbind(1)
+        widths, heights = right - left, bottom - top
+        x, y = (left + right) / 2, (top + bottom) / 2
+        columns = x.floor().clamp(0, width - 1)
+        rows = y.floor().clamp(0, height - 1)
+        radii = gaussian_radii(widths, heights, overlap=self.radius_overlap, rule=self.radius_rule)
+        heatmap = draw_heatmap(
+            columns.long(), rows.long(), radii, target["labels"], num_classes=self.num_classes, size=size
+        )
+        cells = rows.long() * width + columns.long()
+        is_used = torch.ones_like(x)
+        if self.shared_cell == "last":
+            has_later = (cells[:, None] == cells).triu(1).any(1)  # another object after it, in its cell
+            is_used = (~has_later).to(x.dtype)
+        sizes, offsets = torch.stack([widths, heights], dim=1), torch.stack([x - columns, y - rows], dim=1)
+        return CenterNetTargets(heatmap, cells, sizes, offsets, is_used)
+
+    def _terms(self, outputs, assigned: list[CenterNetTargets]) -> dict[str, torch.Tensor]:
+        """The unweighted terms."""
+        heatmaps = torch.stack([image.heatmap for image in assigned])  # (B, K, H, W)
+        targets = heatmaps.flatten(2).transpose(1, 2)  # (B, A, K)
+        logits = at_least_float32(outputs.class_logits)
+        losses = penalty_reduced_focal_loss(logits, targets, alpha=self.focal_alpha, beta=self.focal_beta)
+        num_peaks = share_of_sum((heatmaps == 1).sum().to(logits.dtype))
+        num_boxes = num_peaks
+        if self.box_normaliser == "objects":
+            num_boxes = share_of_sum(torch.cat([image.is_used for image in assigned]).sum())
+        return {
+            "heatmap": losses.sum() / num_peaks,
+            "size": self._distance(outputs.sizes_wh, assigned, "sizes_wh") / (2 * num_boxes),
+            "offset": self._distance(outputs.offsets_xy, assigned, "offsets_xy") / (2 * num_boxes),
+        }
+
+    def _distance(self, predicted: torch.Tensor, assigned: list[CenterNetTargets], name: str) -> torch.Tensor:
+        """The sum over all objects of |predicted - true| of the two numbers called `name`; predicted (B, A, 2).
+
+        Without any object an empty sum: 0, and still connected to `predicted`.
+        """
+        num_cells = predicted.shape[1]
+        rows = torch.cat([image.cells + number * num_cells for number, image in enumerate(assigned)])  # (N,)
+        true = torch.cat([getattr(image, name) for image in assigned])  # (N, 2)
+        is_used = torch.cat([image.is_used for image in assigned])
+        found = at_least_float32(predicted.flatten(0, 1).index_select(0, rows))  # (N, 2)
+        return ((found - true).abs() * is_used[:, None]).sum()

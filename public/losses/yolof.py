@@ -1,0 +1,134 @@
+"""YOLOF's loss: focal on the classes of all anchors, GIoU on the boxes of the matched ones.
+
+Paper: You Only Look One-level Feature, arXiv 2103.09460.  Follows MMDetection's YOLOFHead; the matching stands in
+`assigners/uniform.py`.
+Deviations: none beyond those of the assigner.
+
+Legend: B batch, A anchors, K classes, P pairs of an anchor and an object.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from public.losses.assigners.uniform import UniformAssigner, UniformAssignment
+from public.losses.box import giou
+from public.losses.focal import focal_loss_of_labels
+from public.losses.targets import check_targets
+from public.parallel.collectives import share_of_sum
+from public.precision import at_least_float32
+from public.protocols import Progress
+
+GIOU_EPS = 1e-9
+
+
+class YOLOFLoss:
+    """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
+
+    Args:
+        num_classes: K.
+        make_anchors: (level_sizes, device=...) -> anchors (A, 4) in pixels.
+        decode: (anchors, deltas) -> boxes, both (..., 4).
+        assigner: a UniformAssigner.
+        focal_alpha, focal_gamma: see `public.losses.focal.sigmoid_focal_loss`.
+        weights: of the terms, `{"cls": ..., "box": ...}`.
+        empty_image_counts: whether an image without a positive anchor counts as one in the normaliser, the number of
+            positive anchors: MMDetection's way.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        make_anchors: Callable[..., torch.Tensor],
+        decode: Callable[..., torch.Tensor],
+        assigner: UniformAssigner,
+        focal_alpha: float,
+        focal_gamma: float,
+        weights: dict[str, float],
+        empty_image_counts: bool,
+    ):
+        self.num_classes = num_classes
+        self.make_anchors = make_anchors
+        self.decode = decode
+        self.assigner = assigner
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.weights = dict(weights)
+        self.empty_image_counts = empty_image_counts
+
+    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
+        """`loss_cls` and `loss_box`, weighted, float32.
+
+        Args:
+            outputs: YOLOFOutputs of the model.
+            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
+                device of the outputs; G may be 0, also for all images.
+
+        Raises:
+            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
+        """
+        num_images, _, predicted = outputs.class_logits.shape
+        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            predicted_boxes = self._predicted_boxes(outputs)
+            assignments = self._assign(outputs, predicted_boxes.detach(), targets)
+            normaliser = share_of_sum(self._count(assignments))
+            terms = {
+                "cls": self._class_loss(at_least_float32(outputs.class_logits), assignments),
+                "box": self._box_loss(predicted_boxes, assignments, targets),
+            }
+            return {f"loss_{name}": weight * terms[name] / normaliser for name, weight in self.weights.items()}
+
+    def assign(self, outputs, targets: list[dict[str, torch.Tensor]]) -> list[UniformAssignment]:
+        """What the anchors of each image have to learn."""
+        with torch.autocast(outputs.class_logits.device.type, enabled=False):
+            return self._assign(outputs, self._predicted_boxes(outputs).detach(), targets)
+
+    def _predicted_boxes(self, outputs) -> torch.Tensor:
+        """(B, A, 4) in pixels."""
+        deltas = at_least_float32(outputs.box_deltas)
+        return self.decode(self.make_anchors(outputs.level_sizes, device=deltas.device), deltas)
+
+    @torch.no_grad()
+    def _assign(
+        self, outputs, predicted_boxes: torch.Tensor, targets: list[dict[str, torch.Tensor]]
+    ) -> list[UniformAssignment]:
+        """One image at a time, so that memory grows with A * G only."""
+        anchors = self.make_anchors(outputs.level_sizes, device=predicted_boxes.device).to(predicted_boxes)
+        return [
+            self.assigner(
+                anchors=anchors,
+                predicted_boxes=predicted_boxes[image],
+                boxes=target["boxes"].to(predicted_boxes),
+                labels=target["labels"],
+                num_classes=self.num_classes,
+            )
+            for image, target in enumerate(targets)
+        ]
+
+    def _count(self, assignments: list[UniformAssignment]) -> torch.Tensor:
+        """Positive anchors of all images."""
+        counts = torch.stack([(assignment.labels != self.num_classes).sum() for assignment in assignments])  # (B,)
+        return (counts.clamp(min=1) if self.empty_image_counts else counts).sum()
+
+    def _class_loss(self, class_logits: torch.Tensor, assignments: list[UniformAssignment]) -> torch.Tensor:
+        """Sum over all classes of all anchors but the ignored ones."""
+        labels = torch.stack([assignment.labels for assignment in assignments])  # (B, A)
+        is_counted = torch.stack([assignment.is_counted for assignment in assignments])
+        losses = focal_loss_of_labels(class_logits, labels, alpha=self.focal_alpha, gamma=self.focal_gamma)  # (B, A, K)
+        return (losses * is_counted[..., None]).sum()
+
+    def _box_loss(
+        self,
+        predicted_boxes: torch.Tensor,
+        assignments: list[UniformAssignment],
+        targets: list[dict[str, torch.Tensor]],
+    ) -> torch.Tensor:
+        """Sum over all pairs that count; without any it is an empty sum: 0, and still connected to the predictions."""
+        losses = []
+        for boxes, assignment, target in zip(predicted_boxes, assignments, targets):
+            true_boxes = target["boxes"].to(boxes).index_select(0, assignment.objects)  # (P, 4)
+            overlaps = giou(boxes.index_select(0, assignment.anchors), true_boxes, eps=GIOU_EPS)  # (P,)
+            losses.append(((1 - overlaps) * assignment.is_positive).sum())
+        return torch.stack(losses).sum()
