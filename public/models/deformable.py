@@ -13,6 +13,7 @@ Legend: B batch, C channels, O output channels, H W of the input, h w of the out
 G groups of channels that share their offsets.
 """
 
+from contextlib import nullcontext
 from typing import Annotated, Any, cast
 
 import torch
@@ -57,7 +58,7 @@ def deform_conv2d(
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: deformable convolution has the forms {' and '.join(FORMS)}")
-    with torch.autocast(x.device.type, enabled=False):
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # autocast knows no meta device
         x, offsets, weight = at_least_float32(x), at_least_float32(offsets), at_least_float32(weight)
         factors = None if factors is None else at_least_float32(factors)
         if form == "torchvision":

@@ -6,18 +6,22 @@ processes have the gradient of one.  Runs: twice the same bits, also after kills
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from public import random_streams
+from public.checkpoint_files import load_checkpoint
 from public.config import replace
 from public.families import SETTINGS_CLASSES
 from public.protocols import Progress
 from public.runs.experiment import load_experiment
 from tests.helpers.crash_harness import Harness, differences
+from tests.helpers.forked_commands import run_python, run_test_sh
 from tests.helpers.numerics import SAME
+from tests.helpers.places import SHARED
 from tests.helpers.processes import run_processes
 from tests.helpers.small_pages import a_page_of_each_detector, detector_of, small_copy
 
@@ -177,14 +181,75 @@ def test_two_processes_have_the_gradient_of_one():
 # ---------------------------------------------------------------------------------------------- runs
 
 
+FLAGS = ("--starting_weights", "none", "--max_steps", "3", "--num_pictures", "0", "--limit_images", "5")
+
+
+@pytest.fixture(scope="module", params=PAGES.values(), ids=PAGES)
+def undisturbed(request, tmp_path_factory) -> tuple[Harness, Path]:
+    """A short training of the page in small, which nothing disturbed, and its run."""
+    experiment = small_copy(request.param, tmp_path_factory.mktemp("every"), num_images=5)
+    harness = Harness(experiment, np.random.default_rng(4), flags=FLAGS)
+    return harness, harness.undisturbed()
+
+
 @pytest.mark.slow
-@every_detector
-def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(folder, tmp_path):
+def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(undisturbed):
     """Which is also a second run with the bits of the first."""
-    experiment = small_copy(folder, tmp_path, num_images=5)
-    flags = ("--starting_weights", "none", "--max_steps", "3", "--num_pictures", "0", "--limit_images", "5")
-    harness = Harness(experiment, np.random.default_rng(4), flags=flags)
-    reference = harness.undisturbed().rename(tmp_path / "reference")
-    run, kills = harness.killed_until_it_ends(2)
-    assert kills > 0
-    assert differences(reference, run) == []
+    harness, reference = undisturbed
+    elsewhere = reference.rename(harness.experiment.folder.parent / "reference")
+    try:
+        run, kills = harness.killed_until_it_ends(2)
+        assert kills > 0
+        assert differences(elsewhere, run) == []
+    finally:
+        elsewhere.rename(reference)
+
+
+@pytest.mark.slow
+def test_its_weights_are_used_by_every_command(undisturbed, tmp_path):
+    """On real pictures where they are, else on the run's own; the digits of an evaluation are those of the training."""
+    harness, run = undisturbed
+    experiment = harness.experiment
+    best = load_checkpoint(run / "best.pth")
+    shown = run_test_sh(experiment, "--limit_images", "5")
+    assert best["digest"][:16] in shown
+    assert f"= {best['metrics']['AP']:.3f}" in shown
+
+    named = SHARED / "data/coco_val100/named"
+    pictures = named if named.exists() else next(path.parent for path in experiment.data_root.rglob("*.png"))
+    first = sorted(path for path in pictures.iterdir() if path.suffix in (".jpg", ".png"))[0]
+    video = write_video(tmp_path / "clip.mp4", first)
+    place, device = str(run), ("--device", "cpu")
+    for source in (first, pictures, video):
+        out = tmp_path / f"found_{source.stem}"
+        words = (
+            "-m",
+            "public.test_scripts.detect",
+            place,
+            source,
+            "--score_threshold",
+            "0.001",
+            "--output",
+            out,
+            *device,
+        )
+        done = run_python(words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert out.exists(), done.stdout
+    for words in (
+        ("flops", place, "--shape", "64", "96"),
+        ("benchmark", place, "--image", first, "--warmup", "1", "--repeats", "2", "--fuse", *device),
+        ("compare", place),
+    ):
+        done = run_python(("-m", f"public.test_scripts.{words[0]}", *words[1:]))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def write_video(path: Path, picture: Path) -> Path:
+    """Three frames of 96 x 64 pixels."""
+    frame = cv2.resize(cv2.imread(str(picture)), (96, 64))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5, (96, 64))
+    for _ in range(3):
+        writer.write(frame)
+    writer.release()
+    return path
