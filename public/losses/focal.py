@@ -45,6 +45,7 @@ def sigmoid_focal_loss(logits: torch.Tensor, is_positive: torch.Tensor, *, alpha
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     probabilities = logits.sigmoid()
     wrongness = torch.where(is_positive, 1 - probabilities, probabilities)
+    wrongness = wrongness.clamp(min=torch.finfo(logits.dtype).tiny)  # a power below 1 has no finite slope at 0
     return torch.where(is_positive, alpha, 1 - alpha) * cross_entropy * wrongness.pow(gamma)
 
 

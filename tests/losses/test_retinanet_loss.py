@@ -312,6 +312,16 @@ def test_outputs_at_the_limit_of_half_precision(name, limit):
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(sum(terms.values()), tensors))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5])
+def test_any_power_of_the_focal_loss_has_a_finite_gradient(gamma):
+    """Also where a probability is rounded to 0 or 1, at which a root has an infinite slope."""
+    plain = random_outputs(1, scale=1e3)
+    terms = small_loss(focal_gamma=gamma)(plain, [SOME], START)
+    gradient = torch.autograd.grad(terms["loss_cls"], plain.class_logits)[0]
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
 @every_name
 def test_arithmetic_is_float32_under_autocast(name):
     outputs = random_outputs(2)

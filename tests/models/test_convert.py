@@ -437,3 +437,5 @@ def test_every_published_detector_says_what_is_known_of_its_weights():
         released("ppyoloe_plus_zz", "paddle")
     with pytest.raises(ValueError, match=r"timm's weights of the detector ppyoloe_s are not known here; paddle's are"):
         released("ppyoloe_s", "timm")
+    with pytest.raises(ValueError, match=r"retinanet are not known here; those of retinanet_r50_mmdet are"):
+        released("retinanet", "mmdet")

@@ -21,10 +21,12 @@ def released(name: str, source: str) -> Released:
     """What is known of `source`'s weights of the published detector `name`.
 
     Raises:
-        ValueError: `source` has no weights of it here, naming those that have.
+        ValueError: `source` has no weights of it here, naming those that have, or the names of its forms that have some.
     """
     known = RELEASED.get(name)
     if known is None or source not in known.sources:
+        forms = [form for form, its in RELEASED.items() if form.startswith(f"{name}_") and source in its.sources]
         others = "nobody's are" if known is None else f"{' and '.join(known.sources)}'s are"
+        others = f"those of {' and '.join(forms)} are" if forms else others
         raise ValueError(f"{source}'s weights of the detector {name} are not known here; {others}")
     return replace(known, input=known.inputs_by_source.get(source, known.input))
