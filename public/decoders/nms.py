@@ -45,28 +45,17 @@ def multiclass_nms(
         from, by falling score; N is 0 where nothing scores above the threshold.
     """
     chosen_by = scores if candidate_scores is None else candidate_scores
-    labels, anchors = (chosen_by > score_threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
-    values = chosen_by[anchors, labels]
-    values, order = values.sort(descending=True, stable=True)
-    labels, anchors = labels[order], anchors[order]
-
-    if top_k_per_level is not None:
-        ends = torch.tensor(level_lengths, device=anchors.device).cumsum(0)
-        levels = torch.bucketize(anchors, ends, right=True)
-        best = _rank_in_group(levels, len(level_lengths)) < top_k_per_level
-        values, labels, anchors = values[best], labels[best], anchors[best]
-    if top_k_per_class is not None:
-        best = _rank_in_group(labels, scores.shape[1]) < top_k_per_class
-        values, labels, anchors = values[best], labels[best], anchors[best]
+    labels, anchors = _candidates(chosen_by, score_threshold, top_k_per_class, top_k_per_level, level_lengths)
     if drop_empty:
         has_area = (boxes[anchors, 2:] > boxes[anchors, :2]).all(1)
-        values, labels, anchors = values[has_area], labels[has_area], anchors[has_area]
+        labels, anchors = labels[has_area], anchors[has_area]
     if candidate_scores is not None:
         by_class = (labels * len(boxes) + anchors).argsort()  # the order of ties
         labels, anchors = labels[by_class], anchors[by_class]
-        values, order = scores[anchors, labels].sort(descending=True, stable=True)
+        order = scores[anchors, labels].sort(descending=True, stable=True).indices
         labels, anchors = labels[order], anchors[order]
 
+    values = scores[anchors, labels]
     num_wanted = len(values) if keep_top_k is None else keep_top_k
     if iou_threshold is None:
         kept = torch.arange(min(len(values), num_wanted), device=values.device)
@@ -74,6 +63,28 @@ def multiclass_nms(
         kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
+
+
+def _candidates(
+    values: torch.Tensor,
+    threshold: float,
+    top_k_per_class: int | None,
+    top_k_per_level: int | None,
+    level_lengths: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (N,) and anchors (N,) of the `values` (A, K) above `threshold` that go on, by falling value."""
+    labels, anchors = (values > threshold).T.nonzero(as_tuple=True)  # (N,), by class, then by anchor
+    order = values[anchors, labels].sort(descending=True, stable=True).indices
+    labels, anchors = labels[order], anchors[order]
+    if top_k_per_level is not None:
+        ends = torch.tensor(level_lengths, device=anchors.device).cumsum(0)
+        levels = torch.bucketize(anchors, ends, right=True)
+        best = _rank_in_group(levels, len(level_lengths)) < top_k_per_level
+        labels, anchors = labels[best], anchors[best]
+    if top_k_per_class is not None:
+        best = _rank_in_group(labels, values.shape[1]) < top_k_per_class
+        labels, anchors = labels[best], anchors[best]
+    return labels, anchors
 
 
 def _rank_in_group(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
