@@ -44,10 +44,12 @@ FCOS_NAMES = {
     *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
     *("fcos_shapes", "fcos_r18_bccd"),
 }
+CENTERNET_NAMES = {"resnet18_centernet_coco_resize512", "resnet101_centernet_coco_resize512", "centernet_shapes"}
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
     *(
+        "centernet_shapes",
         "fcos_shapes",
         "ppyoloe_xs_shapes",
         "ppyoloe_xs_voc",
@@ -78,6 +80,9 @@ TRAINABLE = {
     # SimpleAICV's classes (commit d25e887), counted in the same way
     "resnet50_fcos_coco_resize667": 32_297_370,
     "resnet101_fcos_coco_resize667": 51_289_498,
+    # as measured at the same commit; its deformable convolutions have a bias before BatchNorm
+    "resnet18_centernet_coco_resize512": 14_437_349 - (256 + 128 + 64),
+    "resnet101_centernet_coco_resize512": 49_673_189 - (256 + 128 + 64),
 }
 
 
@@ -104,7 +109,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | CENTERNET_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
