@@ -1,7 +1,10 @@
 """Precision and memory format: what training and evaluation share, so that both give the same digits."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
+from torch.amp import is_autocast_available
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 X86_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # any of them will do
@@ -16,6 +19,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The autocast of `precision`, "bf16" or "fp16"; of "float32" one that does nothing."""
     dtype = AUTOCAST_TYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which operations on `device` keep the type of what they are given; "meta" has no autocast to stop."""
+    return torch.autocast(device.type, enabled=False) if is_autocast_available(device.type) else nullcontext()
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:

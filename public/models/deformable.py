@@ -13,14 +13,13 @@ Legend: B batch, C channels, O output channels, H W of the input, h w of the out
 G groups of channels that share their offsets.
 """
 
-from contextlib import nullcontext
 from typing import Annotated, Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from public.precision import at_least_float32
+from public.precision import at_least_float32, without_autocast
 from public.settings import OneOf
 
 FORMS = ("gather", "torchvision")
@@ -58,7 +57,7 @@ def deform_conv2d(
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: deformable convolution has the forms {' and '.join(FORMS)}")
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # autocast knows no meta device
+    with without_autocast(x.device):
         x, offsets, weight = at_least_float32(x), at_least_float32(offsets), at_least_float32(weight)
         factors = None if factors is None else at_least_float32(factors)
         if form == "torchvision":

@@ -10,6 +10,7 @@ from torch import nn
 
 from public.families import PUBLISHED
 from public.models import create_model
+from public.models.deformable import DeformableConv2d
 from public.models.fuse import fuse
 from public.models.layers import RepVGGBlock
 from public.models.operations import count_operations, example_input
@@ -65,6 +66,16 @@ def by_size(names):
     return [pytest.param(name, marks=pytest.mark.slow if name.endswith(("_l", "_x")) else ()) for name in names]
 
 
+def count_transposed(module: nn.ConvTranspose2d, inputs: tuple, _) -> None:
+    """Each number of the input meets each of its channel's kernel; thop takes the output's numbers, four times as many."""
+    module.total_ops += inputs[0].numel() * module.weight[0].numel()
+
+
+def count_deformable(module: DeformableConv2d, _, output: torch.Tensor) -> None:
+    """As a plain convolution, of which thop knows; what predicts its offsets is a layer of its own."""
+    module.total_ops += output.numel() * module.weight[0].numel()
+
+
 @pytest.mark.parametrize("name", by_size(sorted(PUBLISHED)))
 def test_against_thop_and_proportional_to_the_batch(name):
     """thop's hooks see layers, torch's counter sees operations.
@@ -75,8 +86,9 @@ def test_against_thop_and_proportional_to_the_batch(name):
     one = count_operations(copy.deepcopy(model), example_input(640, 640))
     three = count_operations(copy.deepcopy(model), example_input(640, 640, num_images=3))
     assert three.macs == 3 * one.macs
-    zero = dict.fromkeys((nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm), lambda *_: None)
-    macs, _ = thop.profile(copy.deepcopy(model), (example_input(640, 640),), custom_ops=zero, verbose=False)
+    rules = dict.fromkeys((nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm), lambda *_: None)
+    rules |= {nn.ConvTranspose2d: count_transposed, DeformableConv2d: count_deformable}
+    macs, _ = thop.profile(copy.deepcopy(model), (example_input(640, 640),), custom_ops=rules, verbose=False)
     assert one.macs == pytest.approx(macs, rel=0.02)
     assert one.macs > 1e8
     assert one.parameters == sum(parameter.numel() for parameter in model.parameters())
