@@ -1,5 +1,7 @@
 """Precision and memory format: what training and evaluation share, so that both give the same digits."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -16,6 +18,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The autocast of `precision`, "bf16" or "fp16"; of "float32" one that does nothing."""
     dtype = AUTOCAST_TYPES.get(precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Within it no autocast is on; nothing has to be done on "meta", where shapes are computed, which has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from public.precision import at_least_float32
+from public.precision import at_least_float32, without_autocast
 from public.settings import OneOf
 
 FORMS = ("gather", "torchvision")
@@ -57,7 +57,7 @@ def deform_conv2d(
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: deformable convolution has the forms {' and '.join(FORMS)}")
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         x, offsets, weight = at_least_float32(x), at_least_float32(offsets), at_least_float32(weight)
         factors = None if factors is None else at_least_float32(factors)
         if form == "torchvision":

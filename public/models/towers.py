@@ -35,9 +35,7 @@ class TowerLayer(nn.Sequential):
 
 def tower(channels: int, *, num_layers: int, groups: int | None, use_bias: bool) -> nn.Sequential:
     """`num_layers` TowerLayers of `channels` in a row."""
-    return nn.Sequential(
-        *(TowerLayer(channels, channels, groups=groups, use_bias=use_bias) for _ in range(num_layers))
-    )
+    return nn.Sequential(*(TowerLayer(channels, channels, groups=groups, use_bias=use_bias) for _ in range(num_layers)))
 
 
 def prediction(in_channels: int, out_channels: int) -> nn.Conv2d:

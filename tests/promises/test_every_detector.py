@@ -134,7 +134,9 @@ def test_targets_that_do_not_fit_are_refused(folder):
 # ---------------------------------------------------------------------------------------------- several processes
 
 
-CASES = [(folder, targets, stage) for folder in PAGES.values() for targets, stage in zip(SPLITS.values(), STAGES.values())]
+CASES = [
+    (folder, targets, stage) for folder in PAGES.values() for targets, stage in zip(SPLITS.values(), STAGES.values())
+]
 
 
 def gradients(folder: Path, which: slice, targets: list, stage: Progress) -> torch.Tensor:
