@@ -239,7 +239,53 @@ CLASSIFIERS = tuple(
         ("regnety_400mf", "regnet_y_400mf", "c65dace8", "74.046"),
         ("regnety_1_6gf", "regnet_y_1_6gf", "b11a554e", "77.95"),
         ("regnety_3_2gf", "regnet_y_3_2gf", "b5a9779c", "78.948"),
+        ("mobilenetv3_large", "mobilenet_v3_large", "8738ca79", "74.042"),
     )
+)
+
+
+TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download"
+
+
+def _classifier(model: str, original: str, folder: str, project: str, published: str) -> KnownWeights:
+    """A classifier whose file `original`.pth lies in `folder`."""
+    return KnownWeights(
+        name=f"{model}_imagenet.pth",
+        model=model,
+        original=f"{original}.pth",
+        url=f"{folder}/{original}.pth",
+        source=f"{project}, ImageNet",
+        num_classes=1000,
+        published=f"top-1 accuracy {published}",
+        sha256=original.rpartition("-")[2],
+        sha256_source="its file name",
+        project=project,
+    )
+
+
+# of small networks, for detectors; torchvision's figure is that of its table, timm's those of its results and of the paper
+SMALL_CLASSIFIERS = (
+    _classifier(
+        "shufflenetv2_x1_0",
+        "shufflenetv2_x1-5666bf0f80",
+        TORCHVISION,
+        "torchvision",
+        "69.362 % on ImageNet's validation pictures",
+    ),
+    _classifier(
+        "rexnet_100",
+        "rexnetv1_100-1b4dddf4",
+        f"{TIMM}/v0.1-rexnet",
+        "timm",
+        "77.86 % on ImageNet's validation pictures",
+    ),
+    _classifier(
+        "repvgg_b0",
+        "repvgg_b0-80ac3f1b",
+        f"{TIMM}/v0.1-repvgg-weights",
+        "timm",
+        "75.14 % on ImageNet's validation pictures, by the paper",
+    ),
 )
 
 
@@ -334,6 +380,8 @@ LICENCES = {
     "own",
     "paddle": "Apache-2.0, as PaddleDetection states for its code and models; the pictures it was trained on have terms of "
     "their own",
+    "timm": "Apache-2.0, as timm states for its code; it names no other terms for these weights, which were trained on "
+    "ImageNet",
     "torchvision": "BSD-3-Clause for torchvision's code, whose README says that weights may have terms of their own, derived "
     "from the data that they were trained on",
     "yolox": "Apache-2.0, as Megvii states for YOLOX; the pictures it was trained on have terms of their own",
@@ -342,7 +390,7 @@ LICENCES = {
 
 def all_known() -> tuple[KnownWeights, ...]:
     """Every file that is known by name."""
-    return (*KNOWN, *DETECTORS, *YOLOX, *CLASSIFIERS)
+    return (*KNOWN, *DETECTORS, *YOLOX, *CLASSIFIERS, *SMALL_CLASSIFIERS)
 
 
 def by_name(name: str) -> KnownWeights | None:

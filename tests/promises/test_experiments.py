@@ -53,6 +53,11 @@ RETINANET_NAMES = {
     *("resnet50_retinanet_voc_resize667", "resnet50_retinanet_voc_resize667_from_coco", "retinanet_shapes"),
 }
 CENTERNET_NAMES = {"resnet18_centernet_coco_resize512", "resnet101_centernet_coco_resize512", "centernet_shapes"}
+YOLOF_NAMES = {
+    *("resnet50_yolof_coco", "resnet50_yolof_voc07", "shufflenetv2_yolof_voc07", "mobilenetv3_yolof_voc07"),
+    *("rexnet_yolof_voc07", "repvgg_yolof_voc07", "yolov5s_yolof_voc07", "shufflenetv2_ca_acon_yolof_voc07"),
+    "yolof_shapes",
+}
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
@@ -63,6 +68,7 @@ QUICK = (
         "picodet_s_416_esnet_coco",
         "retinanet_shapes",
         "ppyoloe_xs_shapes",
+        "yolof_shapes",
         "ppyoloe_xs_voc",
         "ppyoloe_s_coco",
         "ppyoloe_plus_s_pcp",
@@ -120,7 +126,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -491,7 +497,9 @@ def check_what_moved(page: TrainingConfig, initial: dict, trained: dict) -> None
     if isinstance(page, ClassificationConfig):
         assert parameters <= moved
     if not page.freeze_batchnorm:
-        assert all(name in moved for name in trained if name.endswith("running_mean") and not name.startswith("aux"))
+        rests = getattr(page.network_settings, "backbone_batchnorm", "trained") != "trained"
+        resting = ("aux", "backbone.") if rests else ("aux",)
+        assert all(name in moved for name in trained if name.endswith("running_mean") and not name.startswith(resting))
 
 
 @pytest.mark.slow
