@@ -48,15 +48,19 @@ def cell_points(
     return torch.cat(points), torch.cat(point_strides)
 
 
-def expected_distances(box_logits: torch.Tensor) -> torch.Tensor:
-    """The mean of each side's distribution over the bins 0..reg_max: (..., 4 * R) -> (..., 4), in strides.
+def expected_distances(box_logits: torch.Tensor, bins: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean of each side's distribution over its bins: (..., 4 * R) -> (..., 4), in strides.
 
     Source: Generalized Focal Loss, arXiv 2006.04388, equation 5.  Written as a sum, not as a matrix product: that one
     loses digits where TF32 is on.
+
+    Args:
+        bins: (R,), the distance that each bin stands for; None: 0, 1, ..., reg_max.
     """
     probabilities = box_logits.unflatten(-1, (4, -1)).softmax(-1)  # (..., 4, R)
-    bins = torch.arange(probabilities.shape[-1], device=box_logits.device, dtype=box_logits.dtype)
-    return (probabilities * bins).sum(-1)
+    if bins is None:
+        bins = torch.arange(probabilities.shape[-1], device=box_logits.device, dtype=box_logits.dtype)
+    return (probabilities * bins.to(box_logits.dtype)).sum(-1)
 
 
 def distances_to_boxes(points: torch.Tensor, distances_ltrb: torch.Tensor) -> torch.Tensor:

@@ -3,13 +3,26 @@
 from difflib import get_close_matches
 from typing import Any
 
-from public.families import centernet, fcos, image_classifier, ppyoloe, ppyoloe_aux, retinanet, yolof, yolox
+from public.families import (
+    centernet,
+    fcos,
+    image_classifier,
+    picodet,
+    picodet_legacy,
+    ppyoloe,
+    ppyoloe_aux,
+    retinanet,
+    yolof,
+    yolox,
+)
 
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
     "CenterNet": centernet.CenterNet,
     "FCOS": fcos.FCOS,
     "ImageClassifier": image_classifier.ImageClassifier,
+    "PicoDet": picodet.PicoDet,
+    "PicoDetLegacy": picodet_legacy.PicoDetLegacy,
     "PPYOLOE": ppyoloe.PPYOLOE,
     "PPYOLOEAux": ppyoloe_aux.PPYOLOEAux,
     "RetinaNet": retinanet.RetinaNet,
@@ -21,6 +34,8 @@ SETTINGS_CLASSES: dict[str, type] = {
 PUBLISHED: dict[str, Any] = {
     **centernet.PUBLISHED,
     **fcos.PUBLISHED,
+    **picodet.PUBLISHED,
+    **picodet_legacy.PUBLISHED,
     **ppyoloe.PUBLISHED,
     **ppyoloe_aux.PUBLISHED,
     **retinanet.PUBLISHED,

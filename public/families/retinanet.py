@@ -30,6 +30,7 @@ from public.settings import (
     Positive,
     Probability,
     Rising,
+    Within,
     check,
 )
 
@@ -64,7 +65,9 @@ class RetinaNet:
     box_std: tuple[
         Positive, Positive, Positive, Positive
     ]  # of the offsets from an anchor in x, y, log width, log height
-    min_log_size: float | None  # smallest log of a box's side to its anchor's that is decoded; None: any
+    min_log_size: (
+        Annotated[float, Within(high=0)] | None
+    )  # smallest log of a box's side to its anchor's that is decoded; None: any
 
     # assigner and loss
     positive_iou: Probability  # from here on an anchor learns its best object

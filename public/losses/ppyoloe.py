@@ -22,11 +22,12 @@ from public.precision import at_least_float32
 from public.protocols import Progress
 
 GIOU_EPS = 1e-10
-LAST_BIN_MARGIN = 0.01  # true distances end this far, in strides, before the last bin
 
 
 class PPYOLOELoss:
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
+
+    A detector with other outputs derives from it and says how they become scores and distances.
 
     Args:
         strides: of the levels, in the order of the outputs.
@@ -39,6 +40,8 @@ class PPYOLOELoss:
         weights: of the terms, `{"cls": ..., "iou": ..., "dfl": ...}`.
         varifocal_alpha, varifocal_gamma: see `public.losses.focal.varifocal_loss`.
     """
+
+    last_bin_margin = 0.01  # true distances end this far, in strides, before the last bin
 
     def __init__(
         self,
@@ -66,6 +69,14 @@ class PPYOLOELoss:
         self.weights = dict(weights)
         self.varifocal_alpha = varifocal_alpha
         self.varifocal_gamma = varifocal_gamma
+
+    def scores(self, outputs) -> torch.Tensor:
+        """The predicted probability of each class at each point, (B, A, K), at least float32."""
+        return at_least_float32(outputs.class_logits).sigmoid()
+
+    def distances(self, outputs, box_logits: torch.Tensor) -> torch.Tensor:
+        """The predicted distances (..., 4), in strides, of some of the points, of which `box_logits` (..., 4R) are given."""
+        return expected_distances(at_least_float32(box_logits))
 
     def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
         """`loss_cls`, `loss_iou` and `loss_dfl`, weighted, float32.
@@ -95,8 +106,8 @@ class PPYOLOELoss:
         """What each point has to learn: labels (B, A), boxes (B, A, 4) and scores (B, A), see `Assignment`."""
         with torch.autocast(outputs.class_logits.device.type, enabled=False):
             points, strides = self._points(outputs)
-            probabilities = at_least_float32(outputs.class_logits).sigmoid()  # (B, A, K)
-            distances_ltrb = expected_distances(at_least_float32(outputs.box_logits)) * strides  # (B, A, 4) pixels
+            probabilities = self.scores(outputs)  # (B, A, K)
+            distances_ltrb = self.distances(outputs, outputs.box_logits) * strides  # (B, A, 4) pixels
             predicted_boxes = distances_to_boxes(points, distances_ltrb)
             half_cells = strides * self.grid_cell_scale / 2
             cells = torch.cat([points - half_cells, points + half_cells], dim=1)  # (A, 4) pixels
@@ -118,7 +129,7 @@ class PPYOLOELoss:
     def _terms(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
         """The unweighted terms of one head."""
         return {
-            "loss_cls": self._class_loss(at_least_float32(outputs.class_logits), assignment) / normaliser,
+            "loss_cls": self._class_loss(self.scores(outputs), assignment) / normaliser,
             **self._box_losses(outputs, assignment, normaliser),
         }
 
@@ -132,18 +143,23 @@ class PPYOLOELoss:
         num_images, _, predicted = outputs.class_logits.shape
         check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
 
-    def _class_loss(self, class_logits: torch.Tensor, assignment: Assignment) -> torch.Tensor:
+    def _class_loss(self, scores: torch.Tensor, assignment: Assignment) -> torch.Tensor:
         """Sum over all points and classes; the target is the score at the assigned class and 0 elsewhere."""
-        classes = torch.arange(self.num_classes, device=class_logits.device)
-        is_positive = assignment.labels[..., None] == classes  # (B, A, K); background, K, equals none
+        classes = torch.arange(self.num_classes, device=scores.device)
+        is_label = assignment.labels[..., None] == classes  # (B, A, K); background, K, equals none
+        targets = torch.where(is_label, assignment.scores[..., None], 0.0)
         losses = varifocal_loss(
-            class_logits.sigmoid(),
-            torch.where(is_positive, assignment.scores[..., None], 0.0),
-            is_positive,
+            scores,
+            targets,
+            self.is_positive(is_label, targets),
             alpha=self.varifocal_alpha,
             gamma=self.varifocal_gamma,
         )
         return losses.sum()
+
+    def is_positive(self, is_label: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Where the class loss is weighed by its target, (B, A, K): at the labels, though their score may be 0."""
+        return is_label
 
     def _box_losses(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
         """GIoU and distribution focal loss of the positive points, weighted by their scores; all in strides.
@@ -159,9 +175,9 @@ class PPYOLOELoss:
         points = points[places] / strides
         true_boxes = assignment.boxes.flatten(0, 1)[positives] / strides
 
-        boxes = distances_to_boxes(points, expected_distances(box_logits))
+        boxes = distances_to_boxes(points, self.distances(outputs, box_logits))
         giou_losses = 1 - giou(boxes, true_boxes, eps=GIOU_EPS)  # (P,)
-        distances_ltrb = boxes_to_distances(points, true_boxes).clamp(0, self.reg_max - LAST_BIN_MARGIN)
+        distances_ltrb = boxes_to_distances(points, true_boxes).clamp(0, self.reg_max - self.last_bin_margin)
         dfl_losses = distribution_focal_loss(box_logits, distances_ltrb)  # (P,)
         return {
             "loss_iou": (giou_losses * scores).sum() / normaliser,

@@ -99,7 +99,7 @@ class RepVGGBlock(nn.Module):
         self.conv1 = ConvBNAct(in_channels, out_channels, 3, activation="none")
         self.conv2 = ConvBNAct(in_channels, out_channels, 1, activation="none")
         self.alpha = nn.Parameter(torch.ones(1)) if use_alpha else None
-        self.act = make_activation(activation)
+        self.act = make_activation(activation, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pointwise = self.conv2(x)

@@ -32,7 +32,7 @@ from public.weights.class_names import class_names
 from public.weights.classifiers import convert_classifier
 from public.weights.detectors import released
 from public.weights.detectors.released import Released
-from public.weights.known import check_sha256
+from public.weights.known import by_original, check_sha256
 from public.weights.pdparams import read_pdparams
 from public.weights.torch_files import read_torch_file
 from public.weights.widen import widen_arrays, widen_tensors
@@ -111,6 +111,7 @@ def convert(
         file=file,
         backbone_only=backbone_only,
     )
+    _use_input_of_file(result)
     arrays = (_read_paddle if source == "paddle" else _read_torch)(result)
     _rename(_backbone_arrays(arrays, result) if backbone_only else arrays, result)
     _complete(result)
@@ -130,6 +131,17 @@ def _card(result: Conversion, num_classes: int | None, names_file: Path | None) 
         result.notes.append(line)
         card = {"model_name": result.model_name, "num_classes": len(names), "class_names": list(names)}
     return card | {"input": freeze(result.released.input)["InputSpec"], "detector": freeze(result.settings)}
+
+
+def _use_input_of_file(result: Conversion) -> None:
+    """One network may have several released files, each for a size of images of its own: a known file's name tells which."""
+    known = by_original(result.file.name)
+    if known is None or known.model == result.model_name or known.model not in PUBLISHED:
+        return
+    if published(known.model) == result.settings:
+        result.released = replace(result.released, input=released(known.model, known.project).input)
+        height, width = result.released.input.size
+        result.notes.append(f"input: {height} x {width}, that of {known.model}, whose file this is by its name")
 
 
 # ---------------------------------------------------------------------------------------------- the file's arrays
@@ -165,7 +177,7 @@ def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[
     neck = result.released.neck
     kept = {name: array for name, array in arrays.items() if name.startswith(BACKBONE) and not name.startswith(neck)}
     if not kept:
-        parts = _backbone_parts(result.settings)
+        parts = _backbone_parts(result)
         kept = {f"{BACKBONE}{name}": array for name, array in arrays.items() if name.split(".")[0] in parts}
         if kept:
             result.notes.append(f"the file's names lack the prefix {BACKBONE!r}; it was put before them")
@@ -176,8 +188,9 @@ def _backbone_arrays(arrays: dict[str, np.ndarray], result: Conversion) -> dict[
     return kept
 
 
-def _backbone_parts(settings) -> set[str]:
-    return {name for name, _ in _on_meta(settings).backbone.named_children()}
+def _backbone_parts(result: Conversion) -> set[str]:
+    """How the names in a file of the backbone alone begin."""
+    return set(result.released.backbone_parts) or {n for n, _ in _on_meta(result.settings).backbone.named_children()}
 
 
 @functools.cache
@@ -191,10 +204,16 @@ def _rename(arrays: dict[str, np.ndarray], result: Conversion) -> None:
     """Fills `state` under our names, array by array, so that each is accounted for."""
     rename = result.released.rename
     if not any(name.startswith(BACKBONE) for name in arrays):
-        parts = _backbone_parts(result.settings)
+        parts = _backbone_parts(result)
         if any(name.split(".")[0] in parts for name in arrays):
             raise ValueError(f"{result.file} holds a backbone alone; convert it with --backbone_only")
+    try:
+        result.left_out |= result.released.left_out(arrays)
+    except ValueError as error:
+        raise ValueError(f"{result.file}: {error}") from error
     for name, array in arrays.items():
+        if name in result.left_out:
+            continue
         try:
             renamed = rename({name: array})
         except ValueError as error:

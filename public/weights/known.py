@@ -14,6 +14,8 @@ from public.files import REPOSITORY
 
 PADDLE = "https://paddledet.bj.bcebos.com/models"
 TORCHVISION = "https://download.pytorch.org/models"
+PADDLE_CLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary_models"
+PADDLE_KEYPOINT = "https://bj.bcebos.com/v1/paddledet/models/keypoint"  # as configs/keypoint/tiny_pose writes it
 PADDLE_OBJECTS365 = "https://bj.bcebos.com/v1/paddledet/models/pretrained"  # as configs/ppyoloe/objects365 writes it
 
 
@@ -110,6 +112,44 @@ def _imagenet(size: str, model: str) -> KnownWeights:
     )
 
 
+def _lcnet(network: str, size: str, original: str, folder: str) -> KnownWeights:
+    """The backbone of a PicoDet of 2022; the file is that of a classifier, or of its backbone alone."""
+    return KnownWeights(
+        name=f"{network}_imagenet.pth",
+        model=f"picodet_{size}",
+        original=f"{original}.pdparams",
+        url=f"{folder}/{original}.pdparams",
+        source="PaddleClas, backbone trained on ImageNet",
+        num_classes=None,
+        published="none",
+    )
+
+
+def _pedestrian(backbone: str, side: int, original: str, published: str) -> KnownWeights:
+    return KnownWeights(
+        name=f"picodet_s_{side}_{backbone}_pedestrian.pth",
+        model=f"picodet_s_{side}_pedestrian" if backbone == "lcnet" else f"picodet_s_{side}_esnet_pedestrian",
+        original=f"{original.rpartition('/')[2]}.pdparams",
+        url=f"{PADDLE_KEYPOINT}/{original}.pdparams",
+        source="PaddleDetection, persons of AI Challenger and COCO train2017",
+        num_classes=1,
+        published=published,
+    )
+
+
+def _esnet(network: str, size: str, original: str) -> KnownWeights:
+    """The backbone of a PicoDet of 2021."""
+    return KnownWeights(
+        name=f"{network}_imagenet.pth",
+        model=f"picodet_{size}_esnet",
+        original=f"{original}.pdparams",
+        url=f"{PADDLE}/pretrained/{original}.pdparams",
+        source="PaddleDetection, backbone trained on ImageNet",
+        num_classes=None,
+        published="none",
+    )
+
+
 KNOWN = (
     _coco("ppyoloe_s", "ppyoloe_s_coco.pth", "ppyoloe_crn_s_300e_coco", "43.0"),
     _coco("ppyoloe_m", "ppyoloe_m_coco.pth", "ppyoloe_crn_m_300e_coco", "49.0"),
@@ -134,6 +174,41 @@ KNOWN = (
     _imagenet("m", "ppyoloe_m"),
     _imagenet("l", "ppyoloe_l"),
     _imagenet("x", "ppyoloe_x"),
+    *(
+        _coco(f"picodet_{size}", f"picodet_{size}_coco.pth", f"picodet_{size}_coco_lcnet", figure)
+        for size, figure in (
+            *(("xs_320", "23.5"), ("xs_416", "26.2"), ("s_320", "29.1"), ("s_416", "32.5"), ("m_320", "34.4")),
+            *(("m_416", "37.5"), ("l_320", "36.1"), ("l_416", "39.4"), ("l_640", "42.6")),
+        )
+    ),
+    _coco("picodet_s_416_npu", "picodet_s_416_npu_coco.pth", "picodet_s_416_coco_npu", "30.1"),
+    _pedestrian("lcnet", 192, "tinypose_enhance/picodet_s_192_lcnet_pedestrian", "none known here"),
+    _pedestrian("lcnet", 320, "tinypose_enhance/picodet_s_320_lcnet_pedestrian", "none known here"),
+    *(
+        _coco(f"picodet_{size}_esnet", f"picodet_{size}_esnet_coco.pth", f"picodet_{size}_coco", figure)
+        for size, figure in (
+            *(("s_320", "27.1"), ("s_416", "30.7"), ("m_320", "30.9"), ("m_416", "34.8")),
+            *(("l_320", "32.9"), ("l_416", "36.6"), ("l_640", "40.9")),
+        )
+    ),
+    _pedestrian("esnet", 192, "picodet_s_192_pedestrian", "AP 29.0 on the persons of COCO val2017"),
+    _pedestrian("esnet", 320, "picodet_s_320_pedestrian", "AP 38.5 on the persons of COCO val2017"),
+    KnownWeights(
+        name="picodet_640_mainbody.pth",
+        model="picodet_640_mainbody",
+        original="picodet_lcnet_x2_5_640_mainbody.pdparams",
+        url=f"{PADDLE}/picodet_lcnet_x2_5_640_mainbody.pdparams",
+        source="PaddleDetection, objects of any class in five data sets",
+        num_classes=1,
+        published="AP 41.5 on its own validation pictures",
+    ),
+    _lcnet("lcnet_035", "xs", "LCNet_x0_35_pretrained", f"{PADDLE}/pretrained"),
+    _lcnet("lcnet_075", "s", "PPLCNet_x0_75_pretrained", PADDLE_CLAS),
+    _lcnet("lcnet_150", "m", "LCNet_x1_5_pretrained", f"{PADDLE}/pretrained"),
+    _lcnet("lcnet_200", "l", "PPLCNet_x2_0_pretrained", PADDLE_CLAS),
+    _esnet("esnet_075", "s", "ESNet_x0_75_pretrained"),
+    _esnet("esnet_100", "m", "ESNet_x1_0_pretrained"),
+    _esnet("esnet_125", "l", "ESNet_x1_25_pretrained"),
 )
 
 

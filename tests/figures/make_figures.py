@@ -1,4 +1,4 @@
-"""Reduces the oracles of PPYOLOE to the few figures that lie in this folder.
+"""Reduces the oracles of PPYOLOE and PicoDet to the few figures that lie in this folder.
 
     python -m tests.figures.make_figures ../shared/oracles/paddle/ppyoloe_crn_s    # and so on, one folder a model
 
@@ -11,10 +11,12 @@ The tests read either the whole oracle (`load_oracle`) or the reduced figures (`
     predictions  static, aligned -> boxes (B, A, 4) and scores (B, A, K) of the training forward, which that assigner
                  reads: those of the head, or of the auxiliary head
     runs         case/assigner -> epoch, targets, positives, losses (unweighted), gradients: for each term and parameter
-                 the norm and the dot product with `oracle_input("grad:<name>")`, or None
+                 the norm and the dot product with `oracle_input("grad:<name>")`, or None; only those with finite losses:
+                 PicoDet's are not, where no image holds an object
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -60,6 +62,8 @@ def _runs(folder: Path) -> dict:
     gradients = json.loads((folder / "train_grads.json").read_text())["grads"]
     runs = {}
     for name, run in train["runs"].items():
+        if not math.isfinite(run["losses"]["loss"]):
+            continue
         arrays = np.load(folder / f"train_{name.replace('/', '_')}.npz")
         images, anchors = np.nonzero(arrays["assigned_scores"].shape[2] != arrays["assigned_labels"])
         labels = arrays["assigned_labels"][images, anchors]

@@ -124,6 +124,36 @@ def test_decoder_places_a_box_by_hand():
     assert found["boxes"][0].tolist() == pytest.approx(expected)
 
 
+def test_candidates_may_be_chosen_by_something_else_than_their_score():
+    """MMDetection's FCOS: threshold and choice by class, order and NMS by class times centre-ness."""
+    boxes = [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 0.0, 29.0, 9.0], [40.0, 0.0, 49.0, 9.0]]
+    chosen_by = torch.tensor([[0.9], [0.8], [0.3], [0.05]])
+    scores = [[0.02], [0.7], [0.25], [0.04]]
+    assert pairs(detect(boxes, scores, candidate_scores=chosen_by)) == [(0, 1), (0, 2)]
+    levels = {"top_k_per_class": None, "top_k_per_level": 1, "level_lengths": (2, 2)}
+    found = detect(boxes, scores, candidate_scores=chosen_by, **levels)
+    assert pairs(found) == [(0, 2), (0, 0)]
+    assert found["scores"].tolist() == pytest.approx([0.25, 0.02])  # below the threshold, which the class has passed
+
+
+def test_candidates_chosen_by_equal_values_come_by_class_then_by_anchor():
+    boxes = [[0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 29.0, 9.0]]
+    chosen_by = torch.tensor([[0.5, 0.9], [0.7, 0.9]])
+    assert pairs(detect(boxes, [[0.3, 0.3], [0.3, 0.3]], candidate_scores=chosen_by)) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+
+
+def test_boxes_without_area_are_left_out_on_demand():
+    boxes = [[0.0, 0.0, 0.0, 9.0], [0.0, 5.0, 9.0, 5.0], [0.0, 0.0, 9.0, 9.0]]
+    scores = [[0.9], [0.8], [0.7]]
+    assert pairs(detect(boxes, scores, drop_empty=True)) == [(0, 2)]
+    assert len(pairs(detect(boxes, scores))) == 3
+
+
 class Fixed(DenseDecoder):
     """Boxes and scores that are given."""
 
@@ -141,3 +171,28 @@ def test_outputs_of_a_broken_network_are_refused(part, value):
     outputs[part][1, 2, 3] = value
     with pytest.raises(ValueError, match="outputs are NaN or infinite"):
         decoder(tuple(outputs.values()))
+
+
+class Clipped(Fixed):
+    """The same, cut off at the borders of the picture."""
+
+    is_clipped = True
+
+
+class Outputs(tuple):
+    """Boxes and scores of images of 20 x 30 pixels."""
+
+    image_size = (20, 30)
+
+
+def test_boxes_are_cut_off_at_the_borders_of_their_picture_before_nms():
+    """Of a picture that fills its image, and of one around which is padding: there two boxes become the same one."""
+    boxes = torch.tensor([[-4.0, -4.0, 12.0, 12.0], [-4.0, -4.0, 40.0, 40.0]]).repeat(2, 1, 1)
+    outputs = Outputs((boxes, torch.tensor([[0.9], [0.8]]).repeat(2, 1, 1)))
+    decoder = Clipped(score_threshold=0.3, nms_iou=0.5, nms_top_k=10, keep_top_k=10)
+    both = [[0.0, 0.0, 12.0, 12.0], [0.0, 0.0, 30.0, 20.0]]
+    assert [found["boxes"].tolist() for found in decoder(outputs)] == [both, both]
+    regions = [(0, 0, 30, 20), (2, 3, 12, 12)]
+    assert [found["boxes"].tolist() for found in decoder(outputs, regions)] == [both, [[2.0, 3.0, 12.0, 12.0]]]
+    plain = Fixed(score_threshold=0.3, nms_iou=0.5, nms_top_k=10, keep_top_k=10)
+    assert [found["boxes"].tolist() for found in plain(outputs, regions)] == [boxes[0].tolist()] * 2

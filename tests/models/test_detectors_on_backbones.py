@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from public.decoders import create_decoder
 from public.families import PUBLISHED
 from public.losses import create_loss
 from public.models import create_model
@@ -34,25 +33,39 @@ def on_meta(name: str) -> Backbone:
         return build(name, num_classes=1).backbone
 
 
-def smallest(family: Any) -> str:
-    """Of the networks of a family for images of the usual size, the one of the fewest parameters."""
+def smallest(family: Any, keywords: dict[str, str]) -> str:
+    """Of the networks of a family for images of the usual size, the one of the fewest parameters that takes `keywords`.
+
+    Meta-ACON refuses fewer channels than 16, which the smallest of some families have.
+    """
     usual = [name for name in family.NETWORKS if 32 in on_meta(name).strides]
-    return min(usual, key=lambda name: sum(parameter.numel() for parameter in on_meta(name).parameters()))
+    for name in sorted(usual, key=lambda name: sum(parameter.numel() for parameter in on_meta(name).parameters())):
+        try:
+            with torch.device("meta"):
+                build(name, num_classes=1, **keywords)
+        except ValueError as error:
+            if "Meta-ACON over" not in str(error):
+                raise
+        else:
+            return name
+    raise AssertionError(f"no network of {family.__name__} takes {keywords}")
 
 
-def variants(family: Any) -> list[tuple[str, str, dict[str, str]]]:
-    """(id, network, keywords): the smallest network as published, and with each addition that its family offers."""
-    name, offered = smallest(family), inspect.signature(family.build).parameters
-    additions = [("attention", "coordinate"), ("activation", "acon_c"), ("activation", "meta_acon")]
-    found = [(name, name, {})]
-    found += [(f"{name} {value}", name, {key: value}) for key, value in additions if key in offered]
-    if {"attention", "activation"} <= offered.keys():
-        both = {"attention": "coordinate", "activation": "meta_acon"}
-        found.append((f"{name} both", name, both))
-    return found
+def additions(family: Any) -> list[dict[str, str]]:
+    """What the family offers to its published form: attention, learnt activations, and both."""
+    offered = inspect.signature(family.build).parameters
+    found = [("attention", "coordinate"), ("activation", "acon_c"), ("activation", "meta_acon")]
+    each = [{key: value} for key, value in found if key in offered]
+    both = {"attention": "coordinate", "activation": "meta_acon"}
+    return [*each, both] if both.keys() <= offered.keys() else each
 
 
-VARIANTS = [variant for family in FAMILY_FILES for variant in variants(family)]
+PLAIN = [(smallest(family, {}), {}) for family in FAMILY_FILES]
+ADDED = [(smallest(family, keywords), keywords) for family in FAMILY_FILES for keywords in additions(family)]
+# every detector on the published form of every family; the additions, which none of them sees, with one in turn
+STEPS = [(detector, *variant) for variant in PLAIN for detector in DETECTORS] + [
+    (DETECTORS[number % len(DETECTORS)], *variant) for number, variant in enumerate(ADDED)
+]
 every_detector = pytest.mark.parametrize("detector", DETECTORS)
 
 
@@ -65,22 +78,21 @@ def strides_of(detector: str) -> tuple[int, ...]:
 def test_all_detectors_and_families_are_here():
     assert {"centernet", "fcos", "retinanet", "yolof"} <= set(DETECTORS)
     assert {family.__name__.rpartition(".")[2] for family in FAMILY_FILES} == {
-        NETWORKS[name].__name__.rpartition(".")[2] for _, name, _ in VARIANTS
+        NETWORKS[name].__name__.rpartition(".")[2] for name, _ in PLAIN
     }
-    added = {tuple(keywords.items()) for _, _, keywords in VARIANTS}
-    assert (("attention", "coordinate"),) in added
-    assert (("activation", "meta_acon"),) in added
+    for keywords in ({"attention": "coordinate"}, {"activation": "acon_c"}, {"activation": "meta_acon"}):
+        assert keywords in [added for _, added in ADDED]
 
 
-@pytest.mark.parametrize(("network", "keywords"), [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
-@every_detector
+@pytest.mark.parametrize(
+    ("detector", "network", "keywords"), STEPS, ids=[" ".join((*step[:2], *step[2].values())) for step in STEPS]
+)
 def test_a_step_on_every_backbone(detector, network, keywords):
-    """Training mode: finite terms, a finite gradient for every parameter, weights that move, detections after it."""
+    """Training mode: finite terms, a finite gradient for every parameter, parts that all move."""
     torch.manual_seed(0)
     backbone = build(network, num_classes=1, **keywords).backbone
     model = create_model(detector, num_classes=3, backbone=backbone).train()
-    loss, decoder = create_loss(detector, num_classes=3), create_decoder(detector, num_classes=3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loss, optimizer = create_loss(detector, num_classes=3), torch.optim.SGD(model.parameters(), lr=1e-3)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     images = torch.randn(2, 3, *SIDES, generator=torch.Generator().manual_seed(1))
     terms = loss(model(images), TARGETS, START)
@@ -93,8 +105,6 @@ def test_a_step_on_every_backbone(detector, network, keywords):
     moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
     parts = {name.partition(".")[0] for name in before}
     assert {name.partition(".")[0] for name in moved} == parts
-    with torch.no_grad():
-        assert len(decoder(model.eval()(images))) == 2
 
 
 @every_detector

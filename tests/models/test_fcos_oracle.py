@@ -390,6 +390,14 @@ def test_parameter_counts(name, changes, count):
     assert total - (batchnorm if name == "fcos_r50_torchvision" else 0) == count
 
 
+def test_points_of_the_experiments():
+    """9,418 at 667 pixels, as measured in the source of the experiments."""
+    with torch.device("meta"):
+        outputs = create_model("fcos").eval()(torch.empty(1, 3, 667, 667))
+    assert outputs.level_sizes == ((84, 84), (42, 42), (21, 21), (11, 11), (6, 6))
+    assert outputs.class_logits.shape == (1, 9418, 80)
+
+
 def test_initial_values_of_the_head():
     torch.manual_seed(0)
     model = create_model("fcos", num_classes=3, backbone="lcnet_035").eval()

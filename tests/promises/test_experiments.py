@@ -17,6 +17,7 @@ from public.checkpoint_files import load_checkpoint
 from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, classes_of, freeze, thaw
 from public.datasets.voc import VOC_CLASSES
 from public.families import published
+from public.models.backbones import NETWORKS
 from public.runs.experiment import load_experiment
 from public.runs.starting_experiment import named_experiment
 from public.training import main
@@ -38,17 +39,27 @@ EXPECTED_NAMES = (
     | {f"ppyoloe_plus_{size}_{data}" for size in PUBLISHED_SIZES for data in ("coco", "objects365")}
     | {f"ppyoloe_{size}_voc" for size in ("xs", "s", "l")}
     | {f"ppyoloe_plus_{size}_voc" for size in ("s", "l")}
+    | {f"picodet_{size}_{side}_coco" for size in ("xs", "s", "m", "l") for side in (320, 416)}
+    | {"picodet_l_640_coco", "picodet_s_416_npu_coco", "picodet_s_416_esnet_coco", "picodet_s_416_voc"}
+    | {"picodet_s_192_pedestrian", "picodet_s_320_pedestrian", "picodet_xs_shapes", "picodet_s_416_bccd"}
     | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
 )
 FCOS_NAMES = {
     *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
     *("fcos_shapes", "fcos_r18_bccd"),
 }
+RETINANET_NAMES = {
+    *("resnet50_retinanet_coco_resize667", "resnet101_retinanet_coco_resize667", "resnet50_retinanet_coco_resize1000"),
+    *("resnet50_retinanet_voc_resize667", "resnet50_retinanet_voc_resize667_from_coco", "retinanet_shapes"),
+}
 
 # Their two steps take a few seconds; all others, new ones too, are slow until they are named here.
 QUICK = (
     *(
         "fcos_shapes",
+        "picodet_xs_shapes",
+        "picodet_s_416_esnet_coco",
+        "retinanet_shapes",
         "ppyoloe_xs_shapes",
         "ppyoloe_xs_voc",
         "ppyoloe_s_coco",
@@ -104,7 +115,7 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES
+    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -149,6 +160,11 @@ def test_card_speaks_of_the_values_below_it(folder):
         assert f"{config.batch_size} images a step" in first_line
 
 
+def size_of(detector) -> list:
+    """Which network of its family a detector's settings name: depth and width, or the backbone."""
+    return [getattr(detector, name, None) for name in ("depth", "width", "backbone")]
+
+
 @every_detector
 def test_starting_weights_are_known(folder):
     """pretrained/README.md says how to make them, from the file that the card names, and they are of this size."""
@@ -159,13 +175,12 @@ def test_starting_weights_are_known(folder):
     assert known is not None
     assert config.starting_weights == f"pretrained/{known.name}"
     assert known.original.removesuffix(".pdparams") in card_of(folder)
-    if hasattr(config.detector, "backbone"):  # by name; a classifier's weights are of more than the backbone
+    if known.model in NETWORKS:  # a classifier's weights are of more than the backbone
         assert config.detector.backbone == known.model
         assert config.backbone_only
         return
     assert config.backbone_only == known.backbone_only
-    for name in ("depth", "width"):
-        assert getattr(config.detector, name) == getattr(published(known.model), name)
+    assert size_of(config.detector) == size_of(published(known.model))
 
 
 @every_detector
@@ -191,7 +206,7 @@ def test_card_expects_what_the_makers_of_the_weights_publish(folder):
     if known is not None:
         metric, percent = re.match(r"(AP\d*) ([\d.]+) on", known.published).groups()
         assert f"Expected: {metric} {float(percent) / 100:.3f}" in card_of(folder)
-        assert published(known.model).depth == load_experiment(folder).config.detector.depth
+        assert size_of(published(known.model)) == size_of(load_experiment(folder).config.detector)
 
 
 # ---------------------------------------------------------------------------------------------- settings and objects

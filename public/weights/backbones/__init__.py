@@ -10,6 +10,7 @@ from public.weights.backbones import (
     cspresnet,
     darknet,
     efficientnet,
+    esnet,
     lcnet,
     mobilenetv3,
     regnet,
@@ -43,6 +44,7 @@ RELEASED: dict[str, Released] = {
     "cspresnet": Released(("paddle",), cspresnet.rename, lambda theirs, ours, name: cspresnet.keywords(ours)),
     "darknet": Released(("timm",), darknet.rename),
     "efficientnet": Released(("torchvision", "timm"), efficientnet.rename),
+    "esnet": Released(("paddle",), esnet.rename),
     "lcnet": Released(("paddle", "timm"), lcnet.rename, lambda theirs, ours, name: lcnet.keywords(theirs)),
     "mobilenetv3": Released(
         ("torchvision", "timm"), mobilenetv3.rename, lambda theirs, ours, name: mobilenetv3.keywords(theirs)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from public.weights.detectors import centernet, fcos, ppyoloe, retinanet, yolof, yolox
+from public.weights.detectors import centernet, fcos, picodet, ppyoloe, retinanet, yolof, yolox
 from public.weights.detectors.released import Released
 
 # published name -> its released weights
 RELEASED: dict[str, Released] = {
     **centernet.RELEASED,
     **fcos.RELEASED,
+    **picodet.RELEASED,
     **ppyoloe.RELEASED,
     **retinanet.RELEASED,
     **yolof.RELEASED,

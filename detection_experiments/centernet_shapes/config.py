@@ -1,0 +1,91 @@
+"""CenterNet with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of CenterNet, minutes on two CPU cores.
+
+Paper: Objects as Points, arXiv 1904.07850, with two enlargements, from the backbone's map of stride 16.
+Data: `python -m public.datasets.shapes` draws it into data/shapes.
+Command: python train.py
+Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for.
+"""
+
+from public.config import DetectionConfig
+from public.datasets.voc import Voc
+from public.families.centernet import CenterNet
+from public.input import InputSpec
+from public.training.ema import EMA
+from public.training.optimizers import AdamW
+from public.training.schedules import WarmupCosine
+from public.transforms.detection import Resize
+from public.transforms.flip import RandomFlip
+
+CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
+
+config = DetectionConfig(
+    # data and training
+    train_data=Voc(sources=("shapes/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    val_data=Voc(sources=("shapes/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    test_data=None,
+    epochs=9,
+    batch_size=16,
+    lr=4e-3,
+    accumulate=1,
+    optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=9, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.998),
+    starting_weights=None,
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=True,
+    seed=0,
+    # pictures
+    input=InputSpec(
+        size=(128, 128),
+        resize="stretch",
+        interpolation="linear",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    train_transforms=(RandomFlip(prob=0.5), Resize(size=(128, 128), interpolation="linear")),
+    batch_transforms=(),
+    on_bad_sample="error",
+    # evaluation
+    metrics=("coco",),
+    best_metric="AP",
+    evaluation_interval=4,
+    evaluation_batch_size=32,
+    early_stop=None,
+    # network
+    detector=CenterNet(
+        backbone="shufflenetv2_x1_0",
+        backbone_options=(),
+        backbone_batchnorm="trained",
+        backbone_stride=16,
+        neck_channels=(64, 32),
+        deformable="gather",
+        head_channels=32,
+        num_classes=6,
+        radius_overlap=0.3,
+        radius_rule="solved",
+        focal_alpha=2.0,
+        focal_beta=4.0,
+        shared_cell="each",
+        box_normaliser="objects",
+        loss_weight_heatmap=1.0,
+        loss_weight_size=0.1,
+        loss_weight_offset=1.0,
+        score_threshold=0.0,
+        nms_iou=None,
+        keep_top_k=100,
+    ),
+    # machinery
+    precision="float32",
+    channels_last=True,
+    compile=False,
+    deterministic=True,
+    threads=1,
+    tf32=False,
+    matmul_precision="highest",
+)
