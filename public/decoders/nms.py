@@ -36,8 +36,7 @@ def multiclass_nms(
         boxes: (A, 4) x1 y1 x2 y2 in pixels.
         scores: (A, K).
         level_lengths: how many of the A anchors each level has, for `top_k_per_level`.
-        candidate_scores: (A, K), by which candidates are chosen where that is not their score; a detection's score may
-            then be below the threshold.
+        candidate_scores: (A, K), by which candidates are chosen in place of their score, which may be below the threshold.
         drop_empty: whether candidates without width or height are left out.
 
     Returns:
@@ -56,11 +55,10 @@ def multiclass_nms(
         labels, anchors = labels[order], anchors[order]
 
     values = scores[anchors, labels]
-    num_wanted = len(values) if keep_top_k is None else keep_top_k
     if iou_threshold is None:
-        kept = torch.arange(min(len(values), num_wanted), device=values.device)
+        kept = torch.arange(len(values), device=values.device)[:keep_top_k]
     else:
-        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, num_wanted)
+        kept = _first_survivors(boxes[anchors], values, labels, iou_threshold, keep_top_k)
     anchors = anchors[kept]
     return {"boxes": boxes[anchors], "scores": values[kept], "labels": labels[kept], "anchors": anchors}
 
@@ -98,14 +96,15 @@ def _rank_in_group(groups: torch.Tensor, num_groups: int) -> torch.Tensor:
 
 
 def _first_survivors(
-    boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float, num_wanted: int
+    boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float, num_wanted: int | None
 ) -> torch.Tensor:
     """Indices of the first `num_wanted` candidates, already by falling score, that no better one of their class removes.
 
-    A candidate is only ever removed by a better one, so a head of the list can be settled without its tail: the head
-    grows until it holds enough survivors.  That keeps an untrained network, with every box of every class above the
-    threshold, from costing seconds.  The work is done on the CPU whatever the device, so the result is the same.
+    None wants all.  A candidate is only ever removed by a better one, so a head of the list can be settled without its
+    tail: the head grows until it holds enough survivors.  That keeps an untrained network, with every box of every class
+    above the threshold, from costing seconds.  The work is done on the CPU whatever the device, so the result is the same.
     """
+    num_wanted = len(labels) if num_wanted is None else num_wanted
     num_heads = 4 * num_wanted
     while True:
         head = slice(num_heads)

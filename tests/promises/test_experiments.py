@@ -43,6 +43,7 @@ EXPECTED_NAMES = (
     | {"picodet_l_640_coco", "picodet_s_416_npu_coco", "picodet_s_416_esnet_coco", "picodet_s_416_voc"}
     | {"picodet_s_192_pedestrian", "picodet_s_320_pedestrian", "picodet_xs_shapes", "picodet_s_416_bccd"}
     | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
+    | {"yolox_nano_shapes"}
 )
 FCOS_NAMES = {
     *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
@@ -73,6 +74,7 @@ QUICK = (
         "ppyoloe_s_coco",
         "ppyoloe_plus_s_pcp",
         "ppyoloe_plus_t_coco",
+        "yolox_nano_shapes",
     ),
     *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
     *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
@@ -126,7 +128,9 @@ def card_of(folder) -> str:
 
 
 def test_the_experiments_are_there():
-    assert {folder.name for folder in DETECTION} >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES
+    assert {
+        folder.name for folder in DETECTION
+    } >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
