@@ -1,5 +1,6 @@
 """PicoDet-l at 320 x 320 on COCO 2017, from an ImageNet backbone: 250 epochs, 96 images a step.
 
+Differs from picodet_l_640_coco: epochs, batch_size, lr, warmup_epochs, size, sizes.
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Recipe: PaddleDetection (commit 666f597), configs/picodet/picodet_l_320_coco_lcnet.yml.
 Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,

@@ -1,5 +1,6 @@
 """PicoDet-m at 320 x 320 on COCO 2017, from an ImageNet backbone: 300 epochs, 192 images a step.
 
+Differs from picodet_s_416_coco: starting_weights, size, sizes, backbone, channels, head_convs.
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Recipe: PaddleDetection (commit 666f597), configs/picodet/picodet_m_320_coco_lcnet.yml.
 Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,

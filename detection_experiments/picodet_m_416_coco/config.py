@@ -1,5 +1,6 @@
 """PicoDet-m at 416 x 416 on COCO 2017, from an ImageNet backbone: 250 epochs, 192 images a step.
 
+Differs from picodet_s_416_coco: epochs, starting_weights, backbone, channels, head_convs.
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Recipe: PaddleDetection (commit 666f597), configs/picodet/picodet_m_416_coco_lcnet.yml.
 Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,

@@ -1,5 +1,6 @@
 """PicoDet-s at 192 x 192 on persons, from an ImageNet backbone: 300 epochs, 256 images a step.
 
+Differs from picodet_s_320_pedestrian: size, sizes, atss_top_k.
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Recipe: PaddleDetection (commit 666f597), configs/picodet/application/pedestrian_detection/picodet_s_192_lcnet_pedestrian.yml.
 Data: persons of AI Challenger and COCO train2017, one class, in pedestrian/ under the data root: PaddleDetection's

@@ -1,5 +1,6 @@
 """PicoDet-xs at 416 x 416 on COCO 2017, from an ImageNet backbone: 300 epochs, 224 images a step.
 
+Differs from picodet_s_416_coco: batch_size, lr, warmup_epochs, starting_weights, backbone.
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Recipe: PaddleDetection (commit 666f597), configs/picodet/picodet_xs_416_coco_lcnet.yml.
 Data: COCO 2017 in coco/ under the data root: annotations/instances_train2017.json and instances_val2017.json, train2017/,
