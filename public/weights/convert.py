@@ -82,13 +82,7 @@ def convert(
         FileNotFoundError: there is no such file.
         ValueError: naming the file and what does not fit; nothing is written then.
     """
-    if backbone_only and (num_classes is not None or names_file is not None):
-        raise ValueError("a backbone has no classes: leave --num_classes and --class_names out with --backbone_only")
-    if file.exists() and output.resolve() == file.resolve():
-        raise ValueError(f"{output} is the file that is converted, and would be overwritten; name another output")
-    refuse_other(output)
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"--num_classes is {num_classes}; it must be at least 1")
+    _check_arguments(file, output, num_classes, names_file, backbone_only)
     if model_name in NETWORKS:
         return convert_classifier(
             source=source,
@@ -120,6 +114,18 @@ def convert(
     save_atomic({"model": result.state, **card, "converted_from": origin}, output)
     write_card(output, card | {"converted_from": origin}, digest(result.state))
     return _report(result, output)
+
+
+def _check_arguments(
+    file: Path, output: Path, num_classes: int | None, names_file: Path | None, backbone_only: bool
+) -> None:
+    if backbone_only and (num_classes is not None or names_file is not None):
+        raise ValueError("a backbone has no classes: leave --num_classes and --class_names out with --backbone_only")
+    if file.exists() and output.resolve() == file.resolve():
+        raise ValueError(f"{output} is the file that is converted, and would be overwritten; name another output")
+    refuse_other(output)
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"--num_classes is {num_classes}; it must be at least 1")
 
 
 def _card(result: Conversion, num_classes: int | None, names_file: Path | None) -> dict[str, Any]:

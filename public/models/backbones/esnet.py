@@ -144,11 +144,15 @@ def build(
         num_classes=num_classes,
         dropout=dropout,
     )
-    for module in backbone.modules():
+    _initialise(model)
+    return model
+
+
+def _initialise(model: Classifier) -> None:
+    for module in model.backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)  # N(0, 2 / fan-in), the fan-in of a group alone
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.fc.weight)
     nn.init.zeros_(model.fc.bias)
-    return model

@@ -13,8 +13,8 @@ Deviations:
 Legend: B batch, C channels, H W height and width, L levels, A points of all levels, K classes, R = reg_max + 1 bins.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -109,12 +109,12 @@ class PicoDetHead(nn.Module):
                 nn.init.normal_(module.weight, std=PREDICTION_STD)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for gate in self.squeeze or ():
+        for gate in cast(Iterable[Any], self.squeeze or ()):
             nn.init.normal_(gate.fc.weight, std=GATE_STD)
         for module in self.align.modules() if self.align is not None else ():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight)
-        for conv in self.pred_cls:
+        for conv in cast(Iterable[nn.Conv2d], self.pred_cls):
             set_prior(conv)
 
     def forward(self, levels: Sequence[torch.Tensor], image_size: tuple[int, int]) -> PicoDetOutputs:

@@ -169,7 +169,7 @@ def _inputs() -> dict[str, InputSpec]:
 
 def _released(name: str, spec: InputSpec) -> Released:
     settings = picodet.PUBLISHED.get(name) or picodet_legacy.PUBLISHED[name]
-    class_names = COCO_CLASSES
+    class_names: tuple[str, ...] = COCO_CLASSES
     if settings.num_classes == 1:
         class_names = ("person",) if name.endswith("pedestrian") else ("foreground",)
     return Released(
