@@ -4,7 +4,8 @@ Paper: FCOS: A Simple and Strong Anchor-free Object Detector, arXiv 2006.09214, 
     convolutions of 64 channels.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for.
+Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for. A trial of 9
+    epochs had AP50 0.45 in its fourth, at nearly the full rate and without the average (100 validation images).
 """
 
 from public.config import DetectionConfig
@@ -24,12 +25,12 @@ config = DetectionConfig(
     train_data=Voc(sources=("shapes/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     val_data=Voc(sources=("shapes/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=None,
-    epochs=9,
+    epochs=12,
     batch_size=16,
     lr=4e-3,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=9, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=12, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.998),
     starting_weights=None,
@@ -102,7 +103,7 @@ config = DetectionConfig(
     channels_last=True,
     compile=False,
     deterministic=True,
-    threads=1,
+    threads=2,
     tf32=False,
     matmul_precision="highest",
 )
