@@ -24,12 +24,12 @@ config = DetectionConfig(
     train_data=Voc(sources=("shapes/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     val_data=Voc(sources=("shapes/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=None,
-    epochs=9,
+    epochs=10,
     batch_size=16,
     lr=4e-3,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=9, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=10, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.998),
     starting_weights=None,
@@ -55,7 +55,7 @@ config = DetectionConfig(
     # evaluation
     metrics=("coco",),
     best_metric="AP",
-    evaluation_interval=4,
+    evaluation_interval=5,
     evaluation_batch_size=32,
     early_stop=None,
     # network
@@ -99,7 +99,7 @@ config = DetectionConfig(
     channels_last=True,
     compile=False,
     deterministic=True,
-    threads=1,
+    threads=2,
     tf32=False,
     matmul_precision="highest",
 )
