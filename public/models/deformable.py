@@ -3,11 +3,12 @@
 Papers: Deformable Convolutional Networks, arXiv 1703.06211; with a factor for each tap: Deformable ConvNets v2,
 arXiv 1811.11168.  Channels of offsets and factors are in the order of torchvision's and MMCV's operation.
 
-torchvision's operation adds its gradients with atomicAdd on CUDA, in another order each time, and does not announce it.
-The form here is made of operations whose results have a fixed order on every device: the four neighbours of a place are a
-bag of four rows of the feature map, whose weighted sum `embedding_bag` gives.  By torch's sources (2.15, EmbeddingBag.cu) it
-adds the rows of a bag one after the other; its gradient for the rows sorts them by index and adds segment by segment; its
-gradient for the weights is one scalar product each.  No GPU was at hand to run it on.
+torchvision's operation adds its gradients with atomicAdd on CUDA, in another order each time, and does not announce
+it. The form here is made of operations whose results have a fixed order on every device: the four neighbours of a
+place are a bag of four rows of the feature map, whose weighted sum `embedding_bag` gives.  By torch's sources
+(EmbeddingBag.cu, of an earlier release than 2.15) it adds the rows of a bag one after the other; its gradient for the
+rows sorts them by index first; its gradient for the weights is one scalar product each.  No GPU was at hand to run it
+on.
 
 Legend: B batch, C channels, O output channels, H W of the input, h w of the output, T = kernel height * width taps,
 G groups of channels that share their offsets.

@@ -18,7 +18,6 @@ from public.datasets.image_folder import ImageFolder
 from public.datasets.preparing.cifar_writer import write_cifar100_part, write_pickle
 from public.datasets.voc import Places, Voc
 from public.datasets.yolo import Yolo
-from public.families.ppyoloe import PUBLISHED
 from public.transforms.detection import BatchRandomResize
 from tests.helpers.tiny_data import make_picture, write_picture, write_voc_xml
 
@@ -67,12 +66,6 @@ def shrunk(config: TrainingConfig) -> TrainingConfig:
         evaluation_batch_size=2,
         num_workers=0,
     )
-
-
-def as_s(config: TrainingConfig) -> TrainingConfig:
-    """The configuration of a larger PPYOLOE with the depth and the width of the size s."""
-    s = PUBLISHED["ppyoloe_s"]
-    return replace(config, detector=dataclasses.replace(config.detector, depth=s.depth, width=s.width))
 
 
 def _renamed(data):
