@@ -5,7 +5,7 @@ Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 training, 87 validation, 72
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Starting weights: pretrained/picodet_s_416_coco.pth, PaddleDetection's picodet_s_416_coco_lcnet (pretrained/README.md says how
     to make the file); its class layers (80 classes) make room for new ones (3). From scratch: --starting_weights none
-Expected: not trained yet; to be AP50 0.90 or more on test.
+Expected: not trained yet; to be AP50 0.90 or more on test. A trial of 4 epochs (100 steps) had AP50 0.889 on val.
 """
 
 from public.config import DetectionConfig
@@ -25,12 +25,12 @@ config = DetectionConfig(
     train_data=Voc(sources=("BCCD/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
-    epochs=30,
+    epochs=15,
     batch_size=8,
     lr=1e-3,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.1, horizon_epochs=30, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.1, horizon_epochs=15, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.998),
     starting_weights="pretrained/picodet_s_416_coco.pth",
@@ -69,7 +69,7 @@ config = DetectionConfig(
     # evaluation
     metrics=("coco", "voc", "voc07"),
     best_metric="AP50",
-    evaluation_interval=5,
+    evaluation_interval=3,
     evaluation_batch_size=8,
     early_stop=None,
     # network

@@ -32,6 +32,7 @@ NAMES = [
     *("cspresnet_xs", "cspresnet_s", "cspresnet_m", "cspresnet_l", "cspresnet_x"),
     *("lcnet_035", "lcnet_075", "lcnet_100", "lcnet_150", "lcnet_200", "lcnet_250"),
     *("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3"),
+    *("esnet_075", "esnet_100", "esnet_125"),
     *(
         "vovnet19_slim_dw_se",
         "vovnet19_slim_se",
@@ -66,7 +67,7 @@ NAMES = [
 SMALLEST = {  # one or two a family; the others are slow
     *("resnet18", "resnet18_cifar", "darknet19", "csp_darknet_nano", "cspresnet_xs", "lcnet_035", "efficientnet_b0"),
     *("vovnet19_slim_dw_se", "regnety_200mf", "shufflenetv2_x0_5", "mobilenetv3_small", "rexnet_100", "repvgg_a0"),
-    "yolov5_n",
+    *("esnet_075", "yolov5_n"),
 }
 FUSED_BELOW = 45e6  # parameters; larger networks have the blocks of smaller ones, and hundreds of MB in float64
 NUMERIC = {*("resnet18", "cspresnet_xs", "lcnet_035", "vovnet19_slim_dw_se", "rexnet_100", "repvgg_a0", "yolov5_n")}
@@ -202,8 +203,8 @@ def test_initial_values_come_from_the_global_generator(name):
 
 
 # what has no residual branch that could be left out, or none that ends in a BatchNorm
-WITHOUT_DROP_PATH = ("darknet19", "lcnet", "shufflenetv2", "vovnet19")
-WITHOUT_ZERO_INIT = ("darknet19", "lcnet", "shufflenetv2", "vovnet", "cspresnet")
+WITHOUT_DROP_PATH = ("darknet19", "esnet", "lcnet", "shufflenetv2", "vovnet19")
+WITHOUT_ZERO_INIT = ("darknet19", "esnet", "lcnet", "shufflenetv2", "vovnet", "cspresnet")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -318,7 +318,9 @@ def test_runs_end_at_the_published_share_of_their_learning_rate(name, end):
 
 
 def yml_of(name: str) -> str | None:
-    """PaddleDetection's file for an experiment; None for those that follow another project."""
+    """PaddleDetection's file for an experiment of PPYOLOE; None for all others."""
+    if not name.startswith("ppyoloe"):
+        return None
     *plus, size, data = name.removeprefix("ppyoloe_").split("_")
     if data == "coco" and size == "t":
         return "ppyoloe_plus_crn_t_auxhead_300e_coco.yml"
