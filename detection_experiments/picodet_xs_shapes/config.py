@@ -3,7 +3,8 @@
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; to be AP50 0.80 or more within 15 minutes on two cores. A trial of 12 epochs had AP50 0.844 after 4.
+Expected: not trained yet; to be AP50 0.80 or more within 15 minutes on two cores. A trial of 12 epochs had
+    AP50 0.844 after 4.
 """
 
 from public.config import DetectionConfig
