@@ -30,7 +30,7 @@ from public.random_streams import seed_torch
 from public.weights.cards import refuse_other, write_card
 from public.weights.class_names import class_names
 from public.weights.classifiers import convert_classifier
-from public.weights.detectors import released
+from public.weights.detectors import RELEASED, released
 from public.weights.detectors.released import Released
 from public.weights.known import by_original, check_sha256
 from public.weights.pdparams import read_pdparams
@@ -292,9 +292,9 @@ def _complete(result: Conversion) -> None:
 
 
 def _hint(result: Conversion) -> str:
-    """The published networks whose names and shapes are those of the file."""
+    """The published networks, of those that the file's makers have weights of, whose names and shapes are the file's."""
     fitting = []
-    for name in sorted(PUBLISHED):
+    for name in sorted(name for name, known in RELEASED.items() if result.source in known.sources):
         model = _on_meta(PUBLISHED[name])
         missing, unknown, other = _differences(_reference(PUBLISHED[name], result.backbone_only), result.state)
         if not missing and not unknown and all(layer.startswith(model.class_layers) for layer in other):
