@@ -12,8 +12,7 @@ Command: torchrun --nproc_per_node=2 train.py --data_root <folder that holds VOC
 Starting values: the network's own. Nobody has published weights of this network. VOC 2007 alone is few pictures to start
     from nothing with.
 Expected: not trained yet; the source repository planned this network and has no code or figure of it.
-    Differs from resnet50_yolof_voc07: detector.backbone, detector.backbone_options, detector.backbone_batchnorm,
-    starting_weights, backbone_only, freeze: nothing is frozen in a backbone that has learnt nothing.
+    Nothing is frozen in a backbone that has learnt nothing.
 """
 
 from public.config import DetectionConfig

@@ -1,5 +1,6 @@
 """YOLOF with ShuffleNetV2 x1.0 on Pascal VOC 2007: 36 epochs, 16 images a step.
 
+Differs from resnet50_yolof_voc07: starting_weights, freeze, backbone.
 Paper: You Only Look One-level Feature, arXiv 2103.09460; ShuffleNet V2, arXiv 1807.11164.
 Recipe: lmk123568/TinyDet (commit 8f67d60), configs/yolof/yolof_voc07.py,
     whose list of plans names this backbone.
@@ -11,7 +12,6 @@ Command: torchrun --nproc_per_node=2 train.py --data_root <folder that holds VOC
 Starting weights: pretrained/shufflenetv2_x1_0_imagenet.pth, torchvision's shufflenetv2_x1-5666bf0f80.pth, of which the
     backbone is taken (pretrained/README.md says how to make the file); from scratch: --starting_weights none
 Expected: not trained yet; the source repository planned this network and has no code or figure of it.
-    Differs from resnet50_yolof_voc07: detector.backbone, starting_weights, freeze.
 """
 
 from public.config import DetectionConfig

@@ -1,5 +1,6 @@
 """YOLOF with the backbone of YOLOv5 s on Pascal VOC 2007: 36 epochs, 16 images a step.
 
+Differs from resnet50_yolof_voc07: starting_weights, backbone_only, freeze, backbone, backbone_batchnorm.
 Paper: You Only Look One-level Feature, arXiv 2103.09460.
 Recipe: lmk123568/TinyDet (commit 8f67d60), configs/yolof/yolof_voc07.py,
     whose list of plans names this backbone.
@@ -11,8 +12,7 @@ Command: torchrun --nproc_per_node=2 train.py --data_root <folder that holds VOC
 Starting values: the network's own. The released weights of YOLOv5 have a licence that does not fit this project. VOC 2007
     alone is few pictures to start from nothing with.
 Expected: not trained yet; the source repository planned this network and has no code or figure of it.
-    Differs from resnet50_yolof_voc07: detector.backbone, detector.backbone_batchnorm,
-    starting_weights, backbone_only, freeze: nothing is frozen in a backbone that has learnt nothing.
+    Nothing is frozen in a backbone that has learnt nothing.
 """
 
 from public.config import DetectionConfig

@@ -11,6 +11,8 @@ from public.models import create_model, list_models
 from public.models.backbone import Backbone
 from public.models.backbones import NETWORKS
 from public.models.input_channels import adapt_input_channels
+from public.weights.class_names import COCO_CLASSES
+from public.weights.detectors import RELEASED
 from public.weights.load import load_starting_weights
 from tests.helpers.numerics import EPS, assert_same_in_float64, in_float64
 
@@ -57,7 +59,8 @@ def test_every_detector_builds_with_the_published_number_of_classes(name):
     with torch.device("meta"):
         model = create_model(name)
         outputs = model.eval()(torch.empty(1, 3, 64, 64))
-    assert model.num_classes == published(name).num_classes == (91 if "torchvision" in name else 80)
+    num_classes = len(RELEASED[name].class_names) if name in RELEASED else len(COCO_CLASSES)
+    assert model.num_classes == published(name).num_classes == num_classes
     assert outputs.class_logits.shape[::2] == (1, model.num_classes)
     assert model.training is False
 
