@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import penalty_reduced_focal_loss
 from public.losses.heatmap import draw_heatmap, gaussian_radii
-from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.precision import at_least_float32
 from public.protocols import Progress
@@ -39,7 +39,7 @@ class CenterNetTargets(NamedTuple):
     is_used: torch.Tensor
 
 
-class CenterNetLoss:
+class CenterNetLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -66,33 +66,14 @@ class CenterNetLoss:
         box_normaliser: str,
         weights: dict[str, float],
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.stride = stride
-        self.num_classes = num_classes
         self.radius_overlap = radius_overlap
         self.radius_rule = radius_rule
         self.focal_alpha = focal_alpha
         self.focal_beta = focal_beta
         self.shared_cell = shared_cell
         self.box_normaliser = box_normaliser
-        self.weights = dict(weights)
-
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_heatmap`, `loss_size` and `loss_offset`, weighted, float32.
-
-        Args:
-            outputs: CenterNetOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            assigned = [self.assign(target, outputs.level_sizes[0]) for target in targets]
-            terms = self._terms(outputs, assigned)
-        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def assign(self, target: dict[str, torch.Tensor], size: tuple[int, int]) -> CenterNetTargets:
@@ -116,12 +97,13 @@ class CenterNetLoss:
         sizes, offsets = torch.stack([widths, heights], dim=1), torch.stack([x - columns, y - rows], dim=1)
         return CenterNetTargets(heatmap, cells, sizes, offsets, is_used)
 
-    def _terms(self, outputs, assigned: list[CenterNetTargets]) -> dict[str, torch.Tensor]:
-        """The unweighted terms."""
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`heatmap`, `size` and `offset` of CenterNetOutputs."""
+        assigned = [self.assign(target, outputs.level_sizes[0]) for target in targets]
         heatmaps = torch.stack([image.heatmap for image in assigned])  # (B, K, H, W)
-        targets = heatmaps.flatten(2).transpose(1, 2)  # (B, A, K)
+        wanted = heatmaps.flatten(2).transpose(1, 2)  # (B, A, K)
         logits = at_least_float32(outputs.class_logits)
-        losses = penalty_reduced_focal_loss(logits, targets, alpha=self.focal_alpha, beta=self.focal_beta)
+        losses = penalty_reduced_focal_loss(logits, wanted, alpha=self.focal_alpha, beta=self.focal_beta)
         num_peaks = share_of_sum((heatmaps == 1).sum().to(logits.dtype))
         num_boxes = num_peaks
         if self.box_normaliser == "objects":

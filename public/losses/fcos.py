@@ -9,43 +9,26 @@ Deviations:
 Legend: B batch, A points of all levels, K classes, G ground truths of one image, P positive points of the batch.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch.nn import functional as F
 
-from public.losses.assigners.size_ranges import BACKGROUND
+from public.losses.assigners.assignment import BACKGROUND, ObjectTargets, targets_of_objects
 from public.losses.box import giou, iou
-from public.losses.focal import sigmoid_focal_loss
-from public.losses.targets import check_targets
+from public.losses.dense import DenseLoss, Targets
+from public.losses.focal import focal_loss_of_labels
 from public.parallel.collectives import share_of_sum
 from public.points import PointCoding, boxes_to_distances
 from public.precision import at_least_float32
 from public.protocols import Progress
 
 BOX_LOSSES = ("iou_log", "giou")  # -log(IoU); 1 - GIoU
-BOX_NORMALISERS = (
-    "positives",
-    "centreness",
-)  # of the box loss: the number of positive points, or their sum of centre-ness
+BOX_NORMALISERS = ("positives", "centreness")  # of the box loss: number of positive points, or sum of their centre-ness
 GIOU_EPS = 1e-7
 IOU_EPS = 1e-6  # MMDetection's: also the smallest IoU whose logarithm is taken
 SMALLEST_SUM = 1e-6  # of centre-ness that the box loss is divided by
 
 
-class FCOSTargets(NamedTuple):
-    """What each point has to learn.
-
-    `objects` (B, A) int64, the number of the object in its image, BACKGROUND for none; `labels` (B, A) int64, K for
-    background; `boxes` (B, A, 4) in network pixels, 0 for background.
-    """
-
-    objects: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-
-
-class FCOSLoss:
+class FCOSLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -72,52 +55,31 @@ class FCOSLoss:
         box_normaliser: str,
         weights: dict[str, float],
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.coding = coding
-        self.num_classes = num_classes
         self.assigner = assigner
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.box_loss = box_loss
         self.is_weighted_by_centreness = is_weighted_by_centreness
         self.box_normaliser = box_normaliser
-        self.weights = dict(weights)
-
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_cls`, `loss_box` and `loss_centreness`, weighted, float32.
-
-        Args:
-            outputs: FCOSOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            assigned = self.assign(outputs, targets)
-            terms = self._terms(outputs, assigned)
-        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
-    def assign(self, outputs, targets: list[dict[str, torch.Tensor]]) -> FCOSTargets:
+    def assign(self, outputs, targets: Targets) -> ObjectTargets:
         """What each point of each image has to learn; the predictions have no say in it."""
         points, strides = self.coding.points(outputs)
-        objects, labels, boxes = [], [], []
-        for target in targets:  # one image at a time, so that memory grows with A * G only
-            true_boxes = at_least_float32(target["boxes"])
-            chosen = self.assigner(
-                points=points, strides=strides, level_sizes=outputs.level_sizes, boxes=true_boxes
-            )  # (A,)
-            assert BACKGROUND == -1, "it chooses the last row, which is that of background"
-            objects.append(chosen)
-            labels.append(F.pad(target["labels"], (0, 1), value=self.num_classes)[chosen])
-            boxes.append(F.pad(true_boxes, (0, 0, 0, 1))[chosen])
-        return FCOSTargets(torch.stack(objects), torch.stack(labels), torch.stack(boxes))
+        given = {"points": points, "strides": strides, "level_sizes": outputs.level_sizes}
+        objects = [  # one image at a time, so that memory grows with A * G only
+            self.assigner(boxes=at_least_float32(target["boxes"]), **given) for target in targets
+        ]
+        return targets_of_objects(objects, targets, self.num_classes)
 
-    def _terms(self, outputs, assigned: FCOSTargets) -> dict[str, torch.Tensor]:
-        """The terms before their weights; without any positive point those of box and centre-ness are empty sums: 0."""
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`cls`, `box` and `centreness` of FCOSOutputs; without any positive point the last two are empty sums: 0."""
+        assigned = self.assign(outputs, targets)
+        class_losses = focal_loss_of_labels(
+            at_least_float32(outputs.class_logits), assigned.labels, alpha=self.focal_alpha, gamma=self.focal_gamma
+        )  # (B, A, K)
         positives = (assigned.objects.flatten() != BACKGROUND).nonzero().squeeze(1)  # (P,) of B * A
         all_points, all_strides = self.coding.points(outputs)
         places = positives % len(all_points)
@@ -137,16 +99,10 @@ class FCOSLoss:
         if self.box_normaliser == "centreness":
             box_normaliser = share_of_sum(true_centreness.sum(), at_least=SMALLEST_SUM)
         return {
-            "cls": self._class_loss(at_least_float32(outputs.class_logits), assigned.labels) / count,
+            "cls": class_losses.sum() / count,
             "box": box_losses.sum() / box_normaliser,
             "centreness": centreness_loss / count,
         }
-
-    def _class_loss(self, class_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum over all points and classes."""
-        classes = torch.arange(self.num_classes, device=class_logits.device)
-        is_positive = labels[..., None] == classes  # (B, A, K); background, K, equals none
-        return sigmoid_focal_loss(class_logits, is_positive, alpha=self.focal_alpha, gamma=self.focal_gamma).sum()
 
     def _box_losses(self, boxes: torch.Tensor, true_boxes: torch.Tensor) -> torch.Tensor:
         """The loss of each of the boxes (P, 4), (P,)."""

@@ -16,9 +16,9 @@ import torch
 
 from public.losses.assigners.assignment import Assignment
 from public.losses.box import giou
+from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
 from public.losses.focal import varifocal_loss
-from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
 from public.precision import at_least_float32
@@ -28,7 +28,7 @@ GIOU_EPS = 1e-10
 LAST_BIN_MARGIN = 0.1  # true distances end this far, in strides, before the last bin
 
 
-class PicoDetLegacyLoss:
+class PicoDetLegacyLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -53,36 +53,23 @@ class PicoDetLegacyLoss:
         varifocal_alpha: float,
         varifocal_gamma: float,
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.strides = tuple(strides)
-        self.num_classes = num_classes
         self.reg_max = reg_max
         self.grid_cell_offset = grid_cell_offset
         self.assigner = assigner
-        self.weights = dict(weights)
         self.varifocal = {"alpha": varifocal_alpha, "gamma": varifocal_gamma}
-
-    def __call__(
-        self, outputs: Any, targets: list[dict[str, torch.Tensor]], progress: Progress
-    ) -> dict[str, torch.Tensor]:
-        """`loss_cls`, `loss_iou` and `loss_dfl`, weighted, float32; see PPYOLOELoss for arguments and errors."""
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            points, strides = cell_points(
-                outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.class_logits.device
-            )
-            scores = outputs.scores()  # (B, A, K)
-            assignment = self._assign(outputs, scores, points, strides, targets)
-            terms = self._terms(outputs, scores, points, strides, assignment)
-        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def assign(self, outputs: Any, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
         """What each point has to learn: labels (B, A), boxes (B, A, 4) and scores (B, A), see `Assignment`."""
-        points, strides = cell_points(
+        return self._assign(outputs, outputs.scores(), *self._points(outputs), targets)
+
+    def _points(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The points (A, 2) in pixels and their strides (A, 1)."""
+        return cell_points(
             outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.class_logits.device
         )
-        return self._assign(outputs, outputs.scores(), points, strides, targets)
 
     @torch.no_grad()
     def _assign(
@@ -108,15 +95,11 @@ class PicoDetLegacyLoss:
             assignments.append(assignment)
         return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
 
-    def _terms(
-        self,
-        outputs: Any,
-        scores: torch.Tensor,
-        points: torch.Tensor,
-        strides: torch.Tensor,
-        assignment: Assignment,
-    ) -> dict[str, torch.Tensor]:
-        """The unweighted terms; without any positive point those of the boxes are empty sums: 0, and still connected."""
+    def terms(self, outputs: Any, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`cls`, `iou` and `dfl` of PicoDetOutputs; without any positive point those of the boxes are empty sums: 0."""
+        points, strides = self._points(outputs)
+        scores = outputs.scores()  # (B, A, K)
+        assignment = self._assign(outputs, scores, points, strides, targets)
         positives = (assignment.labels.flatten() != self.num_classes).nonzero().squeeze(1)  # (P,)
         box_logits = at_least_float32(outputs.box_logits.flatten(0, 1).index_select(0, positives))  # (P, 4R)
         places = positives % len(points)
@@ -127,8 +110,8 @@ class PicoDetLegacyLoss:
 
         classes = torch.arange(self.num_classes, device=scores.device)
         is_label = assignment.labels[..., None] == classes  # (B, A, K); background, K, equals none
-        targets = torch.where(is_label, assignment.scores[..., None], 0.0)
-        class_losses = varifocal_loss(scores, targets, targets > 0, **self.varifocal)
+        wanted = torch.where(is_label, assignment.scores[..., None], 0.0)
+        class_losses = varifocal_loss(scores, wanted, wanted > 0, **self.varifocal)
         num_positives = share_of_sum((assignment.labels != self.num_classes).to(scores.dtype).sum())
 
         best = scores.detach().flatten(0, 1).amax(1)[positives]  # (P,)

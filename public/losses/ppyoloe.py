@@ -13,9 +13,9 @@ import torch
 
 from public.losses.assigners.assignment import Assignment
 from public.losses.box import giou
+from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
 from public.losses.focal import varifocal_loss
-from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
 from public.precision import at_least_float32
@@ -24,7 +24,7 @@ from public.protocols import Progress
 GIOU_EPS = 1e-10
 
 
-class PPYOLOELoss:
+class PPYOLOELoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     A detector with other outputs derives from it and says how they become scores and distances.
@@ -58,15 +58,14 @@ class PPYOLOELoss:
         varifocal_alpha: float,
         varifocal_gamma: float,
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.strides = tuple(strides)
-        self.num_classes = num_classes
         self.reg_max = reg_max
         self.grid_cell_scale = grid_cell_scale
         self.grid_cell_offset = grid_cell_offset
         self.static_assigner_epochs = static_assigner_epochs
         self.static_assigner = static_assigner
         self.assigner = assigner
-        self.weights = dict(weights)
         self.varifocal_alpha = varifocal_alpha
         self.varifocal_gamma = varifocal_gamma
 
@@ -78,28 +77,10 @@ class PPYOLOELoss:
         """The predicted distances (..., 4), in strides, of some of the points, of which `box_logits` (..., 4R) are given."""
         return expected_distances(at_least_float32(box_logits))
 
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_cls`, `loss_iou` and `loss_dfl`, weighted, float32.
-
-        Args:
-            outputs: PPYOLOEOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        terms = self.unweighted(outputs, targets, progress)
-        return {f"loss_{name}": weight * terms[f"loss_{name}"] for name, weight in self.weights.items()}
-
-    def unweighted(
-        self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress
-    ) -> dict[str, torch.Tensor]:
-        """The same terms before their weights, and `loss_l1`, which is reported but never trained."""
-        self._check(outputs, targets)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            assignment = self.assign(outputs, targets, progress)
-            return self._terms(outputs, assignment, share_of_sum(assignment.scores.sum()))
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`cls`, `iou` and `dfl` of PPYOLOEOutputs, and `l1`, which is reported but never trained."""
+        assignment = self.assign(outputs, targets, progress)
+        return self._terms_of_head(outputs, assignment, share_of_sum(assignment.scores.sum()))
 
     @torch.no_grad()
     def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
@@ -126,10 +107,10 @@ class PPYOLOELoss:
                 assignments.append(assignment)
             return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
 
-    def _terms(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _terms_of_head(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
         """The unweighted terms of one head."""
         return {
-            "loss_cls": self._class_loss(self.scores(outputs), assignment) / normaliser,
+            "cls": self._class_loss(self.scores(outputs), assignment) / normaliser,
             **self._box_losses(outputs, assignment, normaliser),
         }
 
@@ -138,10 +119,6 @@ class PPYOLOELoss:
         return cell_points(
             outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.class_logits.device
         )
-
-    def _check(self, outputs, targets: list[dict[str, torch.Tensor]]) -> None:
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
 
     def _class_loss(self, scores: torch.Tensor, assignment: Assignment) -> torch.Tensor:
         """Sum over all points and classes; the target is the score at the assigned class and 0 elsewhere."""
@@ -180,7 +157,7 @@ class PPYOLOELoss:
         distances_ltrb = boxes_to_distances(points, true_boxes).clamp(0, self.reg_max - self.last_bin_margin)
         dfl_losses = distribution_focal_loss(box_logits, distances_ltrb)  # (P,)
         return {
-            "loss_iou": (giou_losses * scores).sum() / normaliser,
-            "loss_dfl": (dfl_losses * scores).sum() / normaliser,
-            "loss_l1": (boxes - true_boxes).detach().abs().sum() / max(4 * len(positives), 1),
+            "iou": (giou_losses * scores).sum() / normaliser,
+            "dfl": (dfl_losses * scores).sum() / normaliser,
+            "l1": (boxes - true_boxes).detach().abs().sum() / max(4 * len(positives), 1),
         }

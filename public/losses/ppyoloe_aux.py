@@ -10,6 +10,7 @@ Legend: B batch, A anchor points of all levels, K classes.
 import torch
 
 from public.losses.assigners.assignment import Assignment
+from public.losses.dense import Targets
 from public.losses.ppyoloe import PPYOLOELoss
 from public.parallel.collectives import share_of_sum
 from public.protocols import Progress
@@ -18,25 +19,21 @@ from public.protocols import Progress
 class PPYOLOEAuxLoss(PPYOLOELoss):
     """Callable: `loss(outputs, targets, progress)`, as PPYOLOELoss; takes PPYOLOEAuxOutputs, those of train mode."""
 
-    def unweighted(
-        self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress
-    ) -> dict[str, torch.Tensor]:
-        """The sum of both heads' terms before their weights, and `loss_l1`, which is reported but never trained.
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """The sum of both heads' terms.
 
         Raises:
-            ValueError: the outputs hold no auxiliary head's, besides what PPYOLOELoss raises.
+            ValueError: the outputs hold no auxiliary head's.
         """
         if not hasattr(outputs, "auxiliary"):
             raise ValueError(
                 "the outputs are of the main head only, those of eval mode; call model.train() for this loss"
             )
-        self._check(outputs, targets)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            assignment = self.assign(outputs, targets, progress)
-            normaliser = share_of_sum(assignment.scores.sum())
-            main = self._terms(outputs, assignment, normaliser)
-            auxiliary = self._terms(outputs.auxiliary, assignment, normaliser)
-            return {name: main[name] + auxiliary[name] for name in main}
+        assignment = self.assign(outputs, targets, progress)
+        normaliser = share_of_sum(assignment.scores.sum())
+        main = self._terms_of_head(outputs, assignment, normaliser)
+        auxiliary = self._terms_of_head(outputs.auxiliary, assignment, normaliser)
+        return {name: main[name] + auxiliary[name] for name in main}
 
     def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
         """What each point of either head has to learn: labels (B, A), boxes (B, A, 4), scores (B, A)."""

@@ -8,16 +8,14 @@ Deviations: none beyond those of the assigner.
 Legend: B batch, A anchors of all levels, K classes, G ground truths of one image, P positive anchors of the batch.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch.nn import functional as F
 
 from public.anchors import AnchorCoding
-from public.losses.assigners.assignment import BACKGROUND, IGNORED
+from public.losses.assigners.assignment import BACKGROUND, IGNORED, ObjectTargets, targets_of_objects
 from public.losses.box import giou
+from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import focal_loss_of_labels
-from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.precision import at_least_float32
 from public.protocols import Progress
@@ -30,19 +28,7 @@ GIOU_EPS = 1e-7
 NORMALISERS = ("batch", "batch_of_images", "image")
 
 
-class RetinaNetTargets(NamedTuple):
-    """What each anchor has to learn.
-
-    `objects` (B, A) int64, the number of the object in its image, BACKGROUND or IGNORED; `labels` (B, A) int64, K where
-    there is no object; `boxes` (B, A, 4) in network pixels, arbitrary where there is none.
-    """
-
-    objects: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-
-
-class RetinaNetLoss:
+class RetinaNetLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -69,49 +55,27 @@ class RetinaNetLoss:
         normaliser: str,
         weights: dict[str, float],
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.coding = coding
-        self.num_classes = num_classes
         self.assigner = assigner
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.box_loss = box_loss
         self.smooth_l1_beta = smooth_l1_beta
         self.normaliser = normaliser
-        self.weights = dict(weights)
-
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_cls` and `loss_box`, weighted, float32.
-
-        Args:
-            outputs: RetinaNetOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            terms = self._terms(outputs, self.assign(outputs, targets))
-        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
-    def assign(self, outputs, targets: list[dict[str, torch.Tensor]]) -> RetinaNetTargets:
+    def assign(self, outputs, targets: Targets) -> ObjectTargets:
         """What each anchor of each image has to learn; the predictions have no say in it."""
         anchors = self.coding.anchors(outputs)
-        objects, labels, boxes = [], [], []
-        for target in targets:  # one image at a time, so that memory grows with its own objects only
-            true_boxes = at_least_float32(target["boxes"])
-            chosen = self.assigner(anchors=anchors, boxes=true_boxes)  # (A,)
-            row = chosen.clamp(min=BACKGROUND)  # the last row, which is added, is that of no object
-            objects.append(chosen)
-            labels.append(F.pad(target["labels"], (0, 1), value=self.num_classes)[row])
-            boxes.append(F.pad(true_boxes, (0, 0, 0, 1))[row])
-        return RetinaNetTargets(torch.stack(objects), torch.stack(labels), torch.stack(boxes))
+        objects = [  # one image at a time, so that memory grows with its own objects only
+            self.assigner(anchors=anchors, boxes=at_least_float32(target["boxes"])) for target in targets
+        ]
+        return targets_of_objects(objects, targets, self.num_classes)
 
-    def _terms(self, outputs, assigned: RetinaNetTargets) -> dict[str, torch.Tensor]:
-        """The terms before their weights; without any positive anchor that of the boxes is an empty sum: 0."""
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`cls` and `box` of RetinaNetOutputs; without any positive anchor that of the boxes is an empty sum: 0."""
+        assigned = self.assign(outputs, targets)
         divisors = self._divisors(assigned)  # (B,)
         class_losses = focal_loss_of_labels(
             at_least_float32(outputs.class_logits), assigned.labels, alpha=self.focal_alpha, gamma=self.focal_gamma
@@ -132,7 +96,7 @@ class RetinaNetLoss:
             "box": (box_losses / divisors[positives // num_anchors]).sum(),
         }
 
-    def _divisors(self, assigned: RetinaNetTargets) -> torch.Tensor:
+    def _divisors(self, assigned: ObjectTargets) -> torch.Tensor:
         """What the sums of each image are divided by, (B,)."""
         counts = (assigned.objects > BACKGROUND).sum(1).float()  # (B,)
         if self.normaliser == "image":

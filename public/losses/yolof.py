@@ -13,8 +13,8 @@ import torch
 
 from public.losses.assigners.uniform import UniformAssigner, UniformAssignment
 from public.losses.box import giou
+from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import focal_loss_of_labels
-from public.losses.targets import check_targets
 from public.parallel.collectives import share_of_sum
 from public.precision import at_least_float32
 from public.protocols import Progress
@@ -22,7 +22,7 @@ from public.protocols import Progress
 GIOU_EPS = 1e-9
 
 
-class YOLOFLoss:
+class YOLOFLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -48,37 +48,23 @@ class YOLOFLoss:
         weights: dict[str, float],
         empty_image_counts: bool,
     ):
-        self.num_classes = num_classes
+        super().__init__(num_classes=num_classes, weights=weights)
         self.make_anchors = make_anchors
         self.decode = decode
         self.assigner = assigner
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
-        self.weights = dict(weights)
         self.empty_image_counts = empty_image_counts
 
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_cls` and `loss_box`, weighted, float32.
-
-        Args:
-            outputs: YOLOFOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            predicted_boxes = self._predicted_boxes(outputs)
-            assignments = self._assign(outputs, predicted_boxes.detach(), targets)
-            normaliser = share_of_sum(self._count(assignments))
-            terms = {
-                "cls": self._class_loss(at_least_float32(outputs.class_logits), assignments),
-                "box": self._box_loss(predicted_boxes, assignments, targets),
-            }
-            return {f"loss_{name}": weight * terms[name] / normaliser for name, weight in self.weights.items()}
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`cls` and `box` of YOLOFOutputs, over the number of positive anchors."""
+        predicted_boxes = self._predicted_boxes(outputs)
+        assignments = self._assign(outputs, predicted_boxes.detach(), targets)
+        normaliser = share_of_sum(self._count(assignments))
+        return {
+            "cls": self._class_loss(at_least_float32(outputs.class_logits), assignments) / normaliser,
+            "box": self._box_loss(predicted_boxes, assignments, targets) / normaliser,
+        }
 
     def assign(self, outputs, targets: list[dict[str, torch.Tensor]]) -> list[UniformAssignment]:
         """What the anchors of each image have to learn."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from public.losses.assigners.assignment import Assignment
 from public.losses.box import iou
-from public.losses.targets import check_targets
+from public.losses.dense import DenseLoss, Targets
 from public.parallel.collectives import share_of_sum
 from public.points import boxes_to_codes, cell_points, codes_to_boxes
 from public.precision import at_least_float32
@@ -24,7 +24,7 @@ IOU_EPS = 1e-16  # square pixels
 LOG_EPS = 1e-8  # strides
 
 
-class YOLOXLoss:
+class YOLOXLoss(DenseLoss):
     """Callable: `loss(outputs, targets, progress)` is a dict of weighted scalars whose sum is what is trained.
 
     Args:
@@ -38,29 +38,10 @@ class YOLOXLoss:
     def __init__(
         self, *, strides: tuple[int, ...], num_classes: int, assigner, weights: dict[str, float], l1_from_epoch: int
     ):
+        super().__init__(num_classes=num_classes, weights=weights)
         self.strides = tuple(strides)
-        self.num_classes = num_classes
         self.assigner = assigner
-        self.weights = dict(weights)
         self.l1_from_epoch = l1_from_epoch
-
-    def __call__(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> dict[str, torch.Tensor]:
-        """`loss_iou`, `loss_obj`, `loss_cls` and `loss_l1`, weighted, float32.
-
-        Args:
-            outputs: YOLOXOutputs of the model.
-            targets: for each of the B images `boxes` float32 (G, 4) in network pixels and `labels` int64 (G,), on the
-                device of the outputs; G may be 0, also for all images.
-
-        Raises:
-            ValueError: another number of targets than images, another K in the outputs, or a label outside 0..K-1.
-        """
-        num_images, _, predicted = outputs.class_logits.shape
-        check_targets(targets, num_images=num_images, predicted=predicted, num_classes=self.num_classes)
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            assignment = self.assign(outputs, targets, progress)
-            terms = self._terms(outputs, assignment, progress)
-        return {f"loss_{name}": weight * terms[name] for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def assign(self, outputs, targets: list[dict[str, torch.Tensor]], progress: Progress) -> Assignment:
@@ -87,8 +68,9 @@ class YOLOXLoss:
         """The upper left corners of the cells (A, 2) in pixels and their strides (A, 1)."""
         return cell_points(outputs.level_sizes, self.strides, offset=0.0, device=outputs.class_logits.device)
 
-    def _terms(self, outputs, assignment: Assignment, progress: Progress) -> dict[str, torch.Tensor]:
-        """The unweighted terms.  Without any positive point those of the boxes and classes are empty sums."""
+    def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
+        """`iou`, `obj`, `cls` and `l1` of YOLOXOutputs; without any positive point all but `obj` are empty sums."""
+        assignment = self.assign(outputs, targets, progress)
         is_positive = assignment.labels != self.num_classes  # (B, A)
         normaliser = share_of_sum(is_positive.sum().to(torch.float32))
         object_logits = at_least_float32(outputs.object_logits).squeeze(2)  # (B, A)

@@ -1,11 +1,14 @@
-"""What the assigners have in common: their result, and four small steps.
+"""What the assigners have in common: their result, and small steps.
 
-Legend: A anchor points of all levels, G ground truths of one image.
+Legend: B batch, A anchor points of all levels, G ground truths of one image, K classes.
 """
 
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
+
+from public.precision import at_least_float32
 
 BACKGROUND, IGNORED = -1, -2  # in place of an object's number: no object; neither object nor background
 
@@ -20,6 +23,30 @@ class Assignment(NamedTuple):
     labels: torch.Tensor
     boxes: torch.Tensor
     scores: torch.Tensor
+
+
+class ObjectTargets(NamedTuple):
+    """What each anchor or point of a batch has to learn.
+
+    `objects` (B, A) int64, the number of the object in its image, BACKGROUND or IGNORED; `labels` (B, A) int64, K where
+    there is no object; `boxes` (B, A, 4) in network pixels, 0 where there is none.
+    """
+
+    objects: torch.Tensor
+    labels: torch.Tensor
+    boxes: torch.Tensor
+
+
+def targets_of_objects(
+    objects: list[torch.Tensor], targets: list[dict[str, torch.Tensor]], num_classes: int
+) -> ObjectTargets:
+    """Labels and boxes of the objects (A,) that each of B images' anchors learn; `targets` as a loss takes them."""
+    labels, boxes = [], []
+    for chosen, target in zip(objects, targets, strict=True):
+        row = chosen.clamp(min=BACKGROUND)  # the last row, which is added, is that of no object
+        labels.append(F.pad(target["labels"], (0, 1), value=num_classes)[row])
+        boxes.append(F.pad(at_least_float32(target["boxes"]), (0, 0, 0, 1))[row])
+    return ObjectTargets(torch.stack(objects), torch.stack(labels), torch.stack(boxes))
 
 
 def all_background(num_points: int, num_classes: int, like: torch.Tensor) -> Assignment:

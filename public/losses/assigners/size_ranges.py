@@ -12,10 +12,9 @@ import math
 
 import torch
 
-from public.losses.assigners.assignment import points_inside
+from public.losses.assigners.assignment import BACKGROUND, points_inside
 
 RANGE_ENDS = ("open", "closed")  # a distance of exactly a limit is of neither level, or of both
-BACKGROUND = -1
 
 
 class SizeRangeAssigner:
