@@ -12,30 +12,18 @@ from typing import Any
 
 import torch
 
-from public.decoders.dense import DenseDecoder
-from public.points import cell_points, distances_to_boxes, expected_distances
+from public.decoders.ppyoloe import PPYOLOEDecoder
+from public.points import expected_distances
 from public.precision import at_least_float32
 
 
-class PicoDetDecoder(DenseDecoder):
-    """The decoder of PicoDetOutputs.
+class PicoDetDecoder(PPYOLOEDecoder):
+    """The decoder of PicoDetOutputs: PPYOLOE's, on scores of two branches and bins that are part of the network."""
 
-    Args:
-        strides: of the levels, in the order of the outputs.
-        grid_cell_offset: place of a point in its cell.
-        thresholds: those of DenseDecoder.
-    """
+    def scores(self, outputs: Any) -> torch.Tensor:
+        """See `PicoDetOutputs.scores`."""
+        return outputs.scores()
 
-    def __init__(self, *, strides: tuple[int, ...], grid_cell_offset: float, **thresholds):
-        super().__init__(**thresholds)
-        self.strides = tuple(strides)
-        self.grid_cell_offset = grid_cell_offset
-
-    def decode(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Boxes (B, A, 4) in network pixels, not clipped, and scores (B, A, K) in [0, 1], both float32."""
-        with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            points, strides = cell_points(
-                outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.box_logits.device
-            )
-            distances_ltrb = expected_distances(at_least_float32(outputs.box_logits), outputs.bins) * strides
-            return distances_to_boxes(points, distances_ltrb), outputs.scores()
+    def distances(self, outputs: Any) -> torch.Tensor:
+        """The distances (B, A, 4), in strides, by the bins of the outputs."""
+        return expected_distances(at_least_float32(outputs.box_logits), outputs.bins)

@@ -17,7 +17,7 @@ from public.precision import at_least_float32
 
 
 class PPYOLOEDecoder(DenseDecoder):
-    """The decoder of PPYOLOEOutputs.
+    """The decoder of PPYOLOEOutputs.  A detector with other outputs derives from it and gives their scores and distances.
 
     Args:
         strides: of the levels, in the order of the outputs.
@@ -36,5 +36,12 @@ class PPYOLOEDecoder(DenseDecoder):
             points, strides = cell_points(
                 outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.box_logits.device
             )
-            distances_ltrb = expected_distances(at_least_float32(outputs.box_logits)) * strides  # (B, A, 4) pixels
-            return distances_to_boxes(points, distances_ltrb), at_least_float32(outputs.class_logits).sigmoid()
+            return distances_to_boxes(points, self.distances(outputs) * strides), self.scores(outputs)
+
+    def scores(self, outputs: Any) -> torch.Tensor:
+        """The probability of each class at each point, (B, A, K), at least float32."""
+        return at_least_float32(outputs.class_logits).sigmoid()
+
+    def distances(self, outputs: Any) -> torch.Tensor:
+        """The distances of each point to the sides of its box, (B, A, 4), in strides."""
+        return expected_distances(at_least_float32(outputs.box_logits))

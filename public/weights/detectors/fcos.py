@@ -3,9 +3,8 @@
 torchvision's BatchNorm is frozen and has no counters; its eps is 1e-5, also for the published weights.
 """
 
-from public.input import InputSpec
-from public.resizing import ShorterSide
 from public.weights.class_names import COCO_CLASSES, TORCHVISION_COCO_CLASSES
+from public.weights.detectors.inputs import TORCHVISION_INPUT, mmdet_input
 from public.weights.detectors.layers import (
     by_layers,
     mmdet_fpn_layers,
@@ -60,31 +59,13 @@ RELEASED = {
     "fcos_r50_torchvision": Released(
         sources=("torchvision",),
         rename=by_layers(_torchvision(), "FCOS of torchvision"),
-        input=InputSpec(
-            size=(800, 1333),
-            resize=ShorterSide(rounding="down", multiple=32),
-            interpolation="linear",
-            padding="mean",
-            color_order="rgb",
-            scale=1 / 255,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        ),
+        input=TORCHVISION_INPUT,
         class_names=TORCHVISION_COCO_CLASSES,
     ),
     "fcos_r50_mmdet": Released(
         sources=("mmdet",),
         rename=by_layers(_mmdet(), "FCOS of MMDetection", arrays=MMDET_SCALES),
-        input=InputSpec(
-            size=(800, 1333),
-            resize=ShorterSide(rounding="nearest", multiple=32),
-            interpolation="linear",
-            padding="mean",
-            color_order="bgr",
-            scale=1.0,
-            mean=(102.9801, 115.9465, 122.7717),
-            std=(1.0, 1.0, 1.0),
-        ),
+        input=mmdet_input("bgr", mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0)),
         class_names=COCO_CLASSES,
     ),
 }

@@ -4,9 +4,8 @@ torchvision's first version has frozen BatchNorm without counters, whose eps bec
 its second has ordinary BatchNorm.
 """
 
-from public.input import InputSpec
-from public.resizing import ShorterSide
 from public.weights.class_names import COCO_CLASSES, TORCHVISION_COCO_CLASSES
+from public.weights.detectors.inputs import TORCHVISION_INPUT, mmdet_input
 from public.weights.detectors.layers import (
     by_layers,
     mmdet_fpn_layers,
@@ -45,16 +44,7 @@ def _mmdet() -> dict[str, str]:
 TORCHVISION = Released(
     sources=("torchvision",),
     rename=by_layers(_torchvision(), "RetinaNet of torchvision"),
-    input=InputSpec(
-        size=(800, 1333),
-        resize=ShorterSide(rounding="down", multiple=32),
-        interpolation="linear",
-        padding="mean",
-        color_order="rgb",
-        scale=1 / 255,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
+    input=TORCHVISION_INPUT,
     class_names=TORCHVISION_COCO_CLASSES,
 )
 RELEASED = {
@@ -63,16 +53,7 @@ RELEASED = {
     "retinanet_r50_mmdet": Released(
         sources=("mmdet",),
         rename=by_layers(_mmdet(), "RetinaNet of MMDetection"),
-        input=InputSpec(
-            size=(800, 1333),
-            resize=ShorterSide(rounding="nearest", multiple=32),
-            interpolation="linear",
-            padding="mean",
-            color_order="rgb",
-            scale=1.0,
-            mean=(123.675, 116.28, 103.53),
-            std=(58.395, 57.12, 57.375),
-        ),
+        input=mmdet_input("rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
         class_names=COCO_CLASSES,
     ),
 }

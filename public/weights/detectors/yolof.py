@@ -1,9 +1,8 @@
 """YOLOF's released weights: MMDetection's parameter names -> ours, their input and classes."""
 
 from public.families.yolof import PUBLISHED
-from public.input import InputSpec
-from public.resizing import ShorterSide
 from public.weights.class_names import COCO_CLASSES
+from public.weights.detectors.inputs import mmdet_input
 from public.weights.detectors.layers import by_layers, resnet_layers
 from public.weights.detectors.released import Released
 
@@ -32,16 +31,7 @@ def layer_names(name: str) -> dict[str, str]:
 
 
 # configs/yolof/yolof_r50-c5_8xb8-1x_coco.py of MMDetection 3.3: BGR from 0 to 255, zeros of the normalised input around it
-INPUT = InputSpec(
-    size=(800, 1333),
-    resize=ShorterSide(rounding="nearest", multiple=32),
-    interpolation="linear",
-    padding="mean",
-    color_order="bgr",
-    scale=1.0,
-    mean=(103.53, 116.28, 123.675),
-    std=(1.0, 1.0, 1.0),
-)
+INPUT = mmdet_input("bgr", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
 
 RELEASED = {
     "yolof_r50_mmdet": Released(
