@@ -61,6 +61,11 @@ def anchors_of_levels(
     return torch.cat(anchors)
 
 
+def middles(boxes: torch.Tensor) -> torch.Tensor:
+    """The middles (..., 2), x y, of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
 def nominal_steps(strides: Sequence[int]) -> tuple[tuple[float, float], ...]:
     """The strides of the network as the steps of each level."""
     return tuple((float(stride), float(stride)) for stride in strides)

@@ -10,14 +10,17 @@ Deviations:
 Legend: B batch, A = H * W cells of the map, G objects of an image, K classes, N objects of the batch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from public.losses.assigners.assignment import BACKGROUND
+from public.losses.assigners.uniform import last_match
 from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import penalty_reduced_focal_loss
 from public.losses.heatmap import draw_heatmap, gaussian_radii
 from public.parallel.collectives import share_of_sum
+from public.points import cell_points
 from public.precision import at_least_float32
 from public.protocols import Progress
 
@@ -113,6 +116,23 @@ class CenterNetLoss(DenseLoss):
             "size": self._distance(outputs.sizes_wh, assigned, "sizes_wh") / (2 * num_boxes),
             "offset": self._distance(outputs.offsets_xy, assigned, "offsets_xy") / (2 * num_boxes),
         }
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return cell_points(outputs.level_sizes, (self.stride,), offset=0.5, device=outputs.class_logits.device)[0]
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`: an object is learnt at the cell of its centre, of several in one cell the last is told."""
+        num_cells = outputs.class_logits.shape[1]
+        learnt = []
+        for target in targets:
+            cells = self.assign(target, outputs.level_sizes[0]).cells
+            objects = torch.full((num_cells,), BACKGROUND, device=cells.device)
+            if len(cells):
+                last, is_centre = last_match(cells, num_cells)
+                objects = torch.where(is_centre, last, objects)
+            learnt.append(objects)
+        return torch.stack(learnt)
 
     def _distance(self, predicted: torch.Tensor, assigned: list[CenterNetTargets], name: str) -> torch.Tensor:
         """The sum over all objects of |predicted - true| of the two numbers called `name`; predicted (B, A, 2).

@@ -9,6 +9,8 @@ Deviations:
 Legend: B batch, A points of all levels, K classes, G ground truths of one image, P positive points of the batch.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -73,6 +75,14 @@ class FCOSLoss(DenseLoss):
             self.assigner(boxes=at_least_float32(target["boxes"]), **given) for target in targets
         ]
         return targets_of_objects(objects, targets, self.num_classes)
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return self.coding.points(outputs)[0]
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return self.assign(outputs, targets).objects
 
     def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
         """`cls`, `box` and `centreness` of FCOSOutputs; without any positive point the last two are empty sums: 0."""

@@ -65,6 +65,14 @@ class PicoDetLegacyLoss(DenseLoss):
         """What each point has to learn: labels (B, A), boxes (B, A, 4) and scores (B, A), see `Assignment`."""
         return self._assign(outputs, outputs.scores(), *self._points(outputs), targets)
 
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return self._points(outputs)[0]
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return self.assign(outputs, targets, progress).objects
+
     def _points(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The points (A, 2) in pixels and their strides (A, 1)."""
         return cell_points(

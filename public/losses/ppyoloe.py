@@ -107,6 +107,19 @@ class PPYOLOELoss(DenseLoss):
                 assignments.append(assignment)
             return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
 
+    def assigner_name(self, progress: Progress) -> str:
+        """See `DenseLoss.assigner_name`."""
+        is_static = progress.epoch < self.static_assigner_epochs
+        return type(self.static_assigner if is_static else self.assigner).__name__
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return self._points(outputs)[0]
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return self.assign(outputs, targets, progress).objects
+
     def _terms_of_head(self, outputs, assignment: Assignment, normaliser: torch.Tensor) -> dict[str, torch.Tensor]:
         """The unweighted terms of one head."""
         return {

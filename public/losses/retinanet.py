@@ -8,10 +8,12 @@ Deviations: none beyond those of the assigner.
 Legend: B batch, A anchors of all levels, K classes, G ground truths of one image, P positive anchors of the batch.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
-from public.anchors import AnchorCoding
+from public.anchors import AnchorCoding, middles
 from public.losses.assigners.assignment import BACKGROUND, IGNORED, ObjectTargets, targets_of_objects
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
@@ -72,6 +74,14 @@ class RetinaNetLoss(DenseLoss):
             self.assigner(anchors=anchors, boxes=at_least_float32(target["boxes"])) for target in targets
         ]
         return targets_of_objects(objects, targets, self.num_classes)
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return middles(self.coding.anchors(outputs))
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return self.assign(outputs, targets).objects
 
     def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
         """`cls` and `box` of RetinaNetOutputs; without any positive anchor that of the boxes is an empty sum: 0."""

@@ -8,9 +8,11 @@ Legend: B batch, A anchors, K classes, P pairs of an anchor and an object.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from public.anchors import middles
 from public.losses.assigners.uniform import UniformAssigner, UniformAssignment
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
@@ -70,6 +72,14 @@ class YOLOFLoss(DenseLoss):
         """What the anchors of each image have to learn."""
         with torch.autocast(outputs.class_logits.device.type, enabled=False):
             return self._assign(outputs, self._predicted_boxes(outputs).detach(), targets)
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        return middles(self.make_anchors(outputs.level_sizes, device=outputs.box_deltas.device))
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return torch.stack([image.learnt for image in self.assign(outputs, targets)])
 
     def _predicted_boxes(self, outputs) -> torch.Tensor:
         """(B, A, 4) in pixels."""

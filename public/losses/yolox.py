@@ -51,7 +51,7 @@ class YOLOXLoss(DenseLoss):
             objects = at_least_float32(outputs.object_logits).sigmoid()  # (B, A, 1)
             scores = (at_least_float32(outputs.class_logits).sigmoid() * objects).sqrt()  # (B, A, K)
             predicted_boxes = codes_to_boxes(at_least_float32(outputs.box_codes), corners, strides)
-            given: dict[str, Any] = {"points": corners + strides / 2, "strides": strides}
+            given: dict[str, Any] = {"points": self.points(outputs), "strides": strides}
             assignments = [  # one image at a time, so that memory grows with A * G only
                 self.assigner(
                     class_scores=scores[image],
@@ -63,6 +63,15 @@ class YOLOXLoss(DenseLoss):
                 for image, target in enumerate(targets)
             ]
             return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+
+    def points(self, outputs: Any) -> torch.Tensor:
+        """See `DenseLoss.points`."""
+        corners, strides = self._cells(outputs)
+        return corners + strides / 2  # the middles of the cells
+
+    def objects(self, outputs: Any, targets: Targets, progress: Progress) -> torch.Tensor:
+        """See `DenseLoss.objects`."""
+        return self.assign(outputs, targets, progress).objects
 
     def _cells(self, outputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The upper left corners of the cells (A, 2) in pixels and their strides (A, 1)."""

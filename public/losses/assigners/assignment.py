@@ -17,12 +17,31 @@ class Assignment(NamedTuple):
     """What each point of one image has to learn.
 
     `labels` (A,) int64, the number of classes for background; `boxes` (A, 4) in network pixels, arbitrary for
-    background; `scores` (A,), the target of the label's class, in [0, 1], 0 for background.
+    background; `scores` (A,), the target of the label's class, in [0, 1], 0 for background; `objects` (A,) int64, the number
+    of the object, or BACKGROUND.
     """
 
     labels: torch.Tensor
     boxes: torch.Tensor
     scores: torch.Tensor
+    objects: torch.Tensor
+
+
+class Matches(NamedTuple):
+    """Which points of a batch learn which object, of any loss: what is drawn for a person.
+
+    `objects` (B, A) int64, the number of the object in its image, BACKGROUND or IGNORED; `points` (A, 2), x y in network
+    pixels, of an anchor its middle; `level_sizes`: (height, width) of the levels in cells.  Points follow each other level
+    after level, rows before columns, and of a cell with several (anchors) these together.
+    """
+
+    objects: torch.Tensor
+    points: torch.Tensor
+    level_sizes: tuple[tuple[int, int], ...]
+
+    @property
+    def num_in_cell(self) -> int:
+        return len(self.points) // sum(height * width for height, width in self.level_sizes)
 
 
 class ObjectTargets(NamedTuple):
@@ -55,6 +74,31 @@ def all_background(num_points: int, num_classes: int, like: torch.Tensor) -> Ass
         labels=torch.full((num_points,), num_classes, dtype=torch.int64, device=like.device),
         boxes=like.new_zeros(num_points, 4),
         scores=like.new_zeros(num_points),
+        objects=torch.full((num_points,), BACKGROUND, device=like.device),
+    )
+
+
+def assignment_of(
+    objects: torch.Tensor,
+    is_positive: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    boxes: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+) -> Assignment:
+    """The assignment of an image with objects, of what `one_object_each` gives.
+
+    Args:
+        objects: (A,) int64; `is_positive`: (A,) bool; `scores`: (A,), arbitrary where not positive.
+        boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+        num_classes: the label of background.
+    """
+    return Assignment(
+        labels=torch.where(is_positive, labels[objects], num_classes),
+        boxes=boxes[objects],
+        scores=torch.where(is_positive, scores, 0.0),
+        objects=torch.where(is_positive, objects, BACKGROUND),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from public.losses.assigners.assignment import (
     Assignment,
     all_background,
+    assignment_of,
     one_object_each,
     points_inside,
     top_k_mask,
@@ -66,11 +67,7 @@ class ATSSAssigner:
         )
         objects, is_positive = one_object_each(is_claimed, ious)
         scores = iou(boxes[objects], predicted_boxes, eps=PREDICTION_IOU_EPS)  # (A,)
-        return Assignment(
-            labels=torch.where(is_positive, labels[objects], num_classes),
-            boxes=boxes[objects],
-            scores=torch.where(is_positive, scores, 0.0),
-        )
+        return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _candidates(
         self, points: torch.Tensor, level_sizes: tuple[tuple[int, int], ...], boxes: torch.Tensor

@@ -16,7 +16,13 @@ Legend: A points of all levels, G ground truths of one image, K classes.
 
 import torch
 
-from public.losses.assigners.assignment import Assignment, all_background, one_object_each, top_counts_mask
+from public.losses.assigners.assignment import (
+    Assignment,
+    all_background,
+    assignment_of,
+    one_object_each,
+    top_counts_mask,
+)
 from public.losses.box import pairwise_iou
 from public.losses.focal import LOG_OF_ZERO
 
@@ -68,11 +74,7 @@ class SimOTAAssigner:
         is_claimed = top_counts_mask(-costs, counts, most=self.top_k) & is_candidate
         objects, is_positive = one_object_each(is_claimed, -costs)
         scores = ious.gather(0, objects[None])[0]  # (A,)
-        return Assignment(
-            labels=torch.where(is_positive, labels[objects], num_classes),
-            boxes=boxes[objects],
-            scores=torch.where(is_positive, scores, 0.0),
-        )
+        return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _near_centre(self, points: torch.Tensor, strides: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """True where a point lies inside the square around an object's centre, (G, A)."""

@@ -13,6 +13,7 @@ import torch
 from public.losses.assigners.assignment import (
     Assignment,
     all_background,
+    assignment_of,
     one_object_each,
     points_inside,
     points_near_centre,
@@ -66,11 +67,7 @@ class TaskAlignedAssigner:
         is_claimed = top_k_mask(metrics * is_eligible, self.top_k) & is_eligible
         objects, is_positive = one_object_each(is_claimed, ious)
         scores = _normalised_metrics(metrics, ious, objects, is_positive)
-        return Assignment(
-            labels=torch.where(is_positive, labels[objects], num_classes),
-            boxes=boxes[objects],
-            scores=torch.where(is_positive, scores, 0.0),
-        )
+        return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _eligible(self, points: torch.Tensor, strides: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """True where an object may claim a point, (G, A)."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from public.losses.assigners.assignment import BACKGROUND, IGNORED
 from public.losses.box import iou, pairwise_iou
 
 IOU_EPS = 1e-9
@@ -26,12 +27,14 @@ class UniformAssignment(NamedTuple):
     """What the anchors of one image have to learn.
 
     `labels` (A,) int64, the number of classes for background; `is_counted` (A,) bool, False where an anchor is ignored by
-    the class loss.  `anchors` (P,) and `objects` (P,) int64 are the pairs whose boxes are compared, `is_positive` (P,) bool
+    the class loss; `learnt` (A,) int64, the number of the object that decides an anchor's class, BACKGROUND or IGNORED.
+    `anchors` (P,) and `objects` (P,) int64 are the pairs whose boxes are compared, `is_positive` (P,) bool
     whether a pair counts there.
     """
 
     labels: torch.Tensor
     is_counted: torch.Tensor
+    learnt: torch.Tensor
     anchors: torch.Tensor
     objects: torch.Tensor
     is_positive: torch.Tensor
@@ -71,7 +74,8 @@ class UniformAssigner:
         if num_objects == 0:
             background = torch.full((num_anchors,), num_classes, device=anchors.device)
             none = background[:0]
-            return UniformAssignment(background, background == num_classes, none, none, none.bool())
+            no_object = torch.full_like(background, BACKGROUND)
+            return UniformAssignment(background, background == num_classes, no_object, none, none, none.bool())
         by_prediction = nearest(predicted_boxes, boxes, self.num_matches)  # (num_matches, G)
         by_anchor = nearest(anchors, boxes, self.num_matches)
         pairs = torch.cat([by_prediction, by_anchor], dim=1)  # (num_matches, 2 G)
@@ -82,9 +86,11 @@ class UniformAssigner:
 
         last, is_matched = last_match(matched, num_anchors)
         is_object = is_matched & is_positive[last]
+        is_counted = torch.where(is_matched, is_object, ~is_too_good)
         return UniformAssignment(
             labels=torch.where(is_object, labels[objects[last]], num_classes),
-            is_counted=torch.where(is_matched, is_object, ~is_too_good),
+            is_counted=is_counted,
+            learnt=torch.where(is_object, objects[last], torch.where(is_counted, BACKGROUND, IGNORED)),
             anchors=matched,
             objects=objects,
             is_positive=is_positive,
