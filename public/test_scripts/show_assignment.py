@@ -6,8 +6,10 @@ writes ./ppyoloe_xs_shapes_assignment.png: a row a picture with its numbered obj
 and a panel a level: discs in the colour of their object, white rings where a point is ignored, faint dots on background.
 The same numbers are printed as tables.  Pictures are the first training samples of an epoch, after all their transforms.
 
-  --untrained      the weights that training starts from; else those that are named, or best.pth of the newest run, if any
-  --epoch 5        whose samples and whose rule are taken, as losses change with the epoch; untrained 0, else the last
+  --untrained      random initial weights; else those that are named, or best.pth of the newest run, or, where there is
+                   none, the weights that training starts from
+  --epoch 5        whose samples and whose rule are taken, as losses change with the epoch; with best.pth or named weights
+                   the last epoch, else 0
   --split val      pictures as evaluation prepares them, with the objects that training would use
   --index 17 42    images 17 and 42 of the list
 
@@ -16,6 +18,7 @@ BatchNorm and without dropout, so that what a picture shows does not depend on t
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +41,9 @@ from public.reports.assignments import SIGNS, count_points, draw_assignment, for
 from public.reports.titles import titled
 from public.runs.experiment import Experiment, load_experiment
 from public.runs.run_folder import newest_weights
+from public.tasks import open_task
 from public.tasks.detection import DetectionTask
 from public.tasks.detection_samples import evaluation_samples, training_samples
-from public.test_scripts.show_data import open_task
 from public.training.run import build_state
 
 
@@ -56,8 +59,8 @@ def main() -> None:
     parser = commands.make_parser("show_assignment", __doc__)
     parser.add_argument("weights", nargs="?", help="a checkpoint; without one, best.pth of the newest run, if any")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="pictures of the page (%(default)s)")
-    parser.add_argument("--untrained", action="store_true", help="take the weights that training starts from")
-    parser.add_argument("--epoch", type=int, metavar="E", help="epoch, from 0 (untrained 0, else the last)")
+    parser.add_argument("--untrained", action="store_true", help="take random initial weights")
+    parser.add_argument("--epoch", type=int, metavar="E", help="epoch, from 0 (of trained weights the last)")
     parser.add_argument("--split", default="train", choices=("train", "val"), help="which data set (%(default)s)")
     parser.add_argument("--index", type=int, nargs="+", metavar="I", help="positions in the data set, from 0")
     parser.add_argument(
@@ -75,14 +78,15 @@ def show(arguments: argparse.Namespace) -> list[ShownAssignment]:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} is {getattr(arguments, name)}, has to be at least 1")
     experiment, weights = _find(arguments)
-    task = open_task(experiment, arguments.data_root)
-    if not isinstance(task, DetectionTask):
-        raise ValueError(f"{arguments.experiment} classifies images: it has no points that learn objects")
+    if arguments.untrained:
+        config = dataclasses.replace(experiment.config, starting_weights=None)
+        experiment = dataclasses.replace(experiment, config=config)
+    task = open_task(experiment, arguments.data_root, processes.choose_device(arguments.device))
+    assert isinstance(task, DetectionTask), "_find refuses classifiers"
     if not hasattr(task.loss, "matches"):
         raise ValueError(
             f"{type(task.loss).__name__} of {arguments.experiment} does not say what its points learn: it has no matches()"
         )
-    task.device = processes.choose_device(arguments.device)
     model, told = _network(task, weights)
     epoch = arguments.epoch if arguments.epoch is not None else task.config.epochs - 1 if weights else 0
     progress = _progress(task, epoch)
@@ -98,7 +102,8 @@ def show(arguments: argparse.Namespace) -> list[ShownAssignment]:
         print(format_counts(item.counts, sample.boxes, sample.labels, task.class_names, columns))
         given: Any = (sample.image, sample.boxes, sample.labels, task.class_names, item.matches, 0)
         rows.append(draw_assignment(*given, side=arguments.side, title=str(sample.image_id)))
-    page = drawing.contact_sheet(rows, 1)
+    width = max(row.shape[1] for row in rows)
+    page = drawing.contact_sheet([_widened(row, width) for row in rows], 1)
     output = arguments.output or Path(f"{experiment.name}_assignment.png")
     drawing.save_image(output, titled(page, [head, SIGNS], side=1, longest=max(page.shape[:2])))
     print(f"\ndrawn to {output.resolve()}")
@@ -120,7 +125,8 @@ def _find(arguments: argparse.Namespace) -> tuple[Experiment, Path | None]:
 def _network(task: DetectionTask, weights: Path | None) -> tuple[nn.Module, str]:
     """The network, whose composed modules are in train mode and whose layers are not, and what it holds, in words."""
     if weights is None:
-        model, told = build_state(task.config, task.device, task.class_names)[0].model, "as training starts"
+        model = build_state(task.config, task.device, task.class_names)[0].model
+        told = f"starting weights {task.config.starting_weights}" if task.config.starting_weights else "untrained"
     else:
         built = build_trained(weights, load_checkpoint(weights), task.config.network_settings)
         model, told = place(built, task.device, channels_last=task.config.channels_last), weights.name
@@ -150,6 +156,12 @@ def _samples(task: DetectionTask, arguments: argparse.Namespace, epoch: int) -> 
             is_trained &= ~sample.difficult
         sample.boxes, sample.labels = sample.boxes[is_trained], sample.labels[is_trained]
     return samples
+
+
+def _widened(row: np.ndarray, width: int) -> np.ndarray:
+    """`row` with white on its right."""
+    white = np.full((row.shape[0], width - row.shape[1], 3), drawing.BACKGROUND, dtype=np.uint8)
+    return np.concatenate([row, white], axis=1)
 
 
 @torch.no_grad()

@@ -22,9 +22,8 @@ import torch
 
 from public import commands, drawing
 from public.datasets.layouts import KINDS
-from public.runs.experiment import Experiment, find_data_root, is_experiment, load_experiment, open_layout
-from public.runs.run_folder import RunFolder
-from public.tasks import classification_samples, data_samples, detection_samples, make_task
+from public.runs.experiment import is_experiment, load_experiment, open_layout
+from public.tasks import classification_samples, data_samples, detection_samples, open_task
 from public.tasks.base import BaseTask
 from public.tasks.classification import ClassificationTask
 
@@ -68,7 +67,7 @@ def show(
     if place.exists() and not is_experiment(place):
         return _show_folder(place, arguments)
     experiment = load_experiment(place)
-    task = open_task(experiment, arguments.data_root)
+    task = open_task(experiment, arguments.data_root, torch.device("cpu"))
     shown, pictures = _page(task, arguments)
     output = arguments.output or Path(f"{experiment.name}_{arguments.split}_samples.jpg")
     drawing.save_image(output, drawing.contact_sheet(pictures, arguments.columns))
@@ -105,17 +104,6 @@ def _page(task: BaseTask, arguments: argparse.Namespace) -> tuple[list, list[np.
         if item.skipped:
             print(f"  {item.skipped}")
     return shown, [samples.picture(item, task, arguments) for item in shown]
-
-
-def open_task(experiment: Experiment, data_root: str | None) -> BaseTask:
-    """The task that training would make of the experiment; a run's images are limited as they were."""
-    limit = RunFolder(experiment.run).manifest["identity"]["limit_images"] if experiment.run else None
-    return make_task(
-        experiment.config,
-        data_root=find_data_root(data_root),
-        device=torch.device("cpu"),
-        limit_images=limit,
-    )
 
 
 if __name__ == "__main__":

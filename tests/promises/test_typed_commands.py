@@ -42,6 +42,8 @@ WALKS = {  # name: commands in their order
         "python -m public.test_scripts.compare RUN_OR_EXPERIMENT... --sort AP",
         "python -m public.test_scripts.flops EXPERIMENT --shape 640 640 --fuse --depth 2",
         "python -m public.test_scripts.benchmark EXPERIMENT [weights] --fuse --bf16 --batch_sizes 1 8",
+        "python -m public.test_scripts.show_assignment EXPERIMENT [weights] --images 4",
+        f"python -m public.test_scripts.show_assignment {DEMO}",
     ),
     "use": (
         f"{DETECT} {DEMO} street.jpg",
