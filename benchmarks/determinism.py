@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--objects", type=int, default=5, help="of an image (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--digest_interval", type=int, default=100)
     arguments = parser.parse_args()

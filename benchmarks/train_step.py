@@ -2,9 +2,11 @@
 
     python -m benchmarks.train_step                                          # ppyoloe_xs at 128 px on the CPU
     python -m benchmarks.train_step --model ppyoloe_s --size 640 --batch 32 --device cuda
+    python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20    # where the time goes
 
 A step is forward, loss, backward and SGD on random images with five objects each, of the published settings with the
-task-aligned assigner.  Data loading is not in it.
+task-aligned assigner.  Data loading is not in it.  With --parts, steps of the training loop itself are taken apart instead:
+see `benchmarks.step_parts`.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import time
 
 import torch
 
+from benchmarks import step_parts
 from public.losses import create_loss
 from public.models import create_model
 from public.protocols import Progress
@@ -44,12 +47,12 @@ class Step:
         shape = (arguments.batch, 3, arguments.size, arguments.size)
         images = torch.rand(shape, generator=generator)
         self.images = images.to(self.device, memory_format=memory_format)
-        self.targets = [self._target(arguments.size, generator) for _ in range(arguments.batch)]
+        self.targets = [self._target(arguments.size, arguments.objects, generator) for _ in range(arguments.batch)]
 
-    def _target(self, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        corners = torch.rand(5, 2, generator=generator) * size * 0.6
-        sides = size * (0.1 + 0.3 * torch.rand(5, 2, generator=generator))
-        labels = torch.randint(NUM_CLASSES, (5,), generator=generator)
+    def _target(self, size: int, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        corners = torch.rand(count, 2, generator=generator) * size * 0.6
+        sides = size * (0.1 + 0.3 * torch.rand(count, 2, generator=generator))
+        labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
         boxes = torch.cat([corners, corners + sides], dim=1)
         return {"boxes": boxes.to(self.device), "labels": labels.to(self.device)}
 
@@ -78,17 +81,47 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--objects", type=int, default=5, help="of an image (%(default)s)")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=3, help="rounds before those that count (%(default)s)")
+    parser.add_argument("--parts", action="store_true", help="the parts of a step, instead of the modes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.parts:
+        print_parts(arguments)
+    else:
+        print_modes(arguments)
+
+
+def print_parts(arguments: argparse.Namespace) -> None:
+    """Where the time of a step goes."""
+    print(describe(arguments) + f", {arguments.objects} objects an image")
+    seconds = step_parts.measure(
+        arguments.model,
+        size=arguments.size,
+        batch=arguments.batch,
+        objects=arguments.objects,
+        device=torch.device(arguments.device),
+        steps=arguments.rounds,
+        warmup=arguments.warmup,
+    )
+    print(step_parts.report(seconds))
+
+
+def describe(arguments: argparse.Namespace) -> str:
+    return f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.device}, one thread"
+
+
+def print_modes(arguments: argparse.Namespace) -> None:
+    """Images a second in each mode."""
     steps = {mode: Step(arguments, mode) for mode in MODES}
     times: dict[str, list[float]] = {mode: [] for mode in MODES}
-    for number in range(arguments.rounds + 3):
+    for number in range(arguments.rounds + arguments.warmup):
         for mode, step in steps.items():  # in turns: A B C D A B C D ...
             seconds = step.seconds()
-            if number >= 3:
+            if number >= arguments.warmup:
                 times[mode].append(seconds)
-    print(f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.device}, one thread")
+    print(describe(arguments))
     plain = statistics.median(times["float32"])
     for mode, values in times.items():
         median = statistics.median(values)

@@ -180,7 +180,8 @@ class RandomCenterCropPad:
         ratios: tried in random order; CenterNet's are 0.6, 0.7, ... 1.3.
         border: pixels from the picture's edge within which the point does not lie, halved until twice of it is less than
             the picture's side.
-        fill: RGB around the picture; the original's is the mean colour.
+        fill: RGB around the picture.  The original's is the mean that its own settings name: black in its CenterNet recipes,
+            whose pictures are normalised afterwards, the mean colour of ImageNet in its CornerNet recipes.
     """
 
     crop_size: tuple[Side, Side]

@@ -77,6 +77,7 @@ WALKS = {  # name: commands in their order
     "benchmarks": (
         "python -m benchmarks.determinism",
         "python -m benchmarks.train_step",
+        "python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20",
         "python -m benchmarks.evaluation",
         "python -m benchmarks.read_image",
         "python -m benchmarks.deformable",
