@@ -1,11 +1,7 @@
 """The assigners against slow second implementations that follow the papers object by object."""
 
 import math
-import os
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +10,6 @@ from public.losses.assigners.assignment import points_inside, points_near_centre
 from public.losses.assigners.atss import ATSSAssigner
 from public.losses.assigners.task_aligned import TaskAlignedAssigner
 from public.points import cell_points
-from tests.helpers.places import REPOSITORY
 
 NUM_CLASSES = 7
 STRIDES = (32, 16, 8)
@@ -244,53 +239,3 @@ def test_near_the_centre_is_measured_in_strides_of_the_level():
     points = torch.tensor([[8.0, 6.0], [8.0, 6.0], [0.0, 11.9], [0.0, 12.1]])
     radii = 2.0 * torch.tensor([5.0, 6.0, 6.0, 6.0])
     assert points_near_centre(points, box, radii=radii).tolist() == [[False, True, True, False]]
-
-
-MEMORY_PROGRAM = """
-import torch
-from public.losses import create_loss
-from public.protocols import Progress
-from public.models.detectors.ppyoloe import PPYOLOEOutputs
-from public.models.detectors.ppyoloe_aux import PPYOLOEAuxOutputs
-
-def peak_kib():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-
-def loss_of(num_objects):
-    corners = torch.rand(num_objects, 2) * 600
-    boxes = torch.cat([corners, corners + 4 + torch.rand(num_objects, 2) * 160], dim=1)
-    targets = [{"boxes": boxes, "labels": torch.randint(0, 80, (num_objects,))}]
-    return sum(loss(outputs, targets, Progress({epoch}, {epoch}, 0, 300, 1)).values())
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-loss = create_loss("{name}", num_classes=80)
-def head():
-    class_logits, box_logits = torch.randn(1, 12096, 80), torch.randn(1, 12096, 68)
-    return PPYOLOEOutputs(class_logits.requires_grad_(), box_logits.requires_grad_(), ((24, 24), (48, 48), (96, 96)))
-outputs = PPYOLOEAuxOutputs(*head(), head()) if "{name}" == "ppyoloe_plus_t" else head()
-loss_of(1).backward()
-before = peak_kib()
-loss_of(1000).backward()
-print((peak_kib() - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-@pytest.mark.parametrize(
-    ("name", "epoch"),
-    [("ppyoloe_s", 0), ("ppyoloe_s", 200), ("ppyoloe_plus_t", 200)],
-    ids=["atss", "task_aligned", "task_aligned near the centre, two heads"],
-)
-def test_a_thousand_objects_need_little_memory(name, epoch):
-    """12,096 points, 80 classes, 1,000 objects: less than 1.5 GB, where a G x A x 4 cube alone would take 0.2 GB."""
-    root = REPOSITORY
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM.replace("{epoch}", str(epoch)).replace("{name}", name)],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(result.stdout) < 1.5e9

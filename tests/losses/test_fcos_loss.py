@@ -2,11 +2,7 @@
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +18,6 @@ from public.parallel import collectives
 from public.points import MAX_LOG_DISTANCE, cell_points
 from public.protocols import Progress
 from tests.helpers.numerics import SAME, assert_same_in_float64
-from tests.helpers.places import REPOSITORY
 
 NUM_CLASSES = 3
 START = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=12, steps_per_epoch=1)
@@ -154,48 +149,6 @@ def test_levels_without_ranges_are_an_error():
         replace(published("fcos"), num_extra_levels=1)
     with pytest.raises(ValueError, match=r"FCOS\.neck_channels = 100 is no multiple of FCOS\.head_groups = 32"):
         replace(published("fcos"), neck_channels=100)
-
-
-MEMORY_PROGRAM = """
-import torch
-from public.losses import create_loss
-from public.protocols import Progress
-from public.models.detectors.fcos import FCOSOutputs
-
-def peak_kib():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-
-def loss_of(num_objects):
-    corners = torch.rand(num_objects, 2) * 600
-    boxes = torch.cat([corners, corners + 4 + torch.rand(num_objects, 2) * 160], dim=1)
-    targets = [{"boxes": boxes, "labels": torch.randint(0, 80, (num_objects,))}]
-    return sum(loss(outputs, targets, Progress(0, 0, 0, 300, 1)).values())
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-loss = create_loss("fcos", num_classes=80)
-sizes = ((96, 96), (48, 48), (24, 24), (12, 12), (6, 6))
-raw = [torch.randn(1, 12276, *shape).requires_grad_() for shape in ((80,), (4,), ())]
-outputs = FCOSOutputs(*raw, sizes, (768, 768))
-loss_of(1).backward()
-before = peak_kib()
-loss_of(1000).backward()
-print((peak_kib() - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-def test_a_thousand_objects_need_little_memory():
-    """12,276 points and 1,000 objects: a few matrices A x G, of 49 MB each in float32."""
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(result.stdout) < 0.4e9
 
 
 # --- terms against closed forms ---------------------------------------------------------------------------------------

@@ -3,11 +3,6 @@
 What holds of every detector's loss (no object, several processes, ...) is in tests/promises/test_every_detector.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -21,7 +16,6 @@ from public.models.detectors.retinanet import RetinaNetOutputs
 from public.parallel import collectives
 from public.protocols import Progress
 from tests.helpers.numerics import assert_same_in_float64
-from tests.helpers.places import REPOSITORY
 
 NUM_CLASSES = 3
 START = Progress(epoch=0, step=0, step_in_epoch=0, num_epochs=12, steps_per_epoch=1)
@@ -148,49 +142,6 @@ def test_anchors_that_stick_out_are_not_dropped():
 def test_wrong_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         small_loss(**changes)
-
-
-MEMORY_PROGRAM = """
-import torch
-from public.losses import create_loss
-from public.models.detectors.retinanet import RetinaNetOutputs
-from public.protocols import Progress
-
-def peak_kib():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-
-def loss_of(num_objects):
-    corners = torch.rand(num_objects, 2) * 600
-    boxes = torch.cat([corners, corners + 4 + torch.rand(num_objects, 2) * 160], dim=1)
-    targets = [{"boxes": boxes, "labels": torch.randint(0, 3, (num_objects,))}]
-    return sum(loss(outputs, targets, Progress(0, 0, 0, 12, 1)).values())
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-loss = create_loss("retinanet", num_classes=3)
-sizes = ((48, 48), (24, 24), (12, 12), (6, 6), (3, 3))
-count = 9 * sum(height * width for height, width in sizes)
-logits, deltas = torch.randn(1, count, 3).requires_grad_(), torch.randn(1, count, 4).requires_grad_()
-outputs = RetinaNetOutputs(logits, deltas, sizes, (384, 384))
-loss_of(1).backward()
-before = peak_kib()
-loss_of(1000).backward()
-print((peak_kib() - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-def test_a_thousand_objects_need_little_memory():
-    """27,621 anchors, 1,000 objects: less than 0.3 GB, where one matrix of all pairs takes 0.11 and IoU a dozen of them."""
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(result.stdout) < 0.3e9
 
 
 # --- anchors ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,6 @@
 """SimOTA against a slow second implementation, object by object, and its edges."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +8,6 @@ import torch
 from public.losses.assigners.assignment import top_counts_mask
 from public.losses.assigners.sim_ota import SimOTAAssigner
 from public.points import cell_points
-from tests.helpers.places import REPOSITORY
 
 NUM_CLASSES = 7
 STRIDES = (8, 16, 32)
@@ -183,44 +178,3 @@ def test_top_counts_mask_takes_the_first_of_equal_values(seed):
     for row, chosen in enumerate(values.tolist()):
         expected[row, sorted(range(40), key=lambda i: -chosen[i])[: int(counts[row])]] = True  # sorted() is stable
     assert torch.equal(top_counts_mask(values, counts, most=10), expected)
-
-
-MEMORY_PROGRAM = """
-import torch
-from public.losses import create_loss
-from public.models.detectors.yolox import YOLOXOutputs
-from public.protocols import Progress
-
-def peak_kib():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-
-def loss_of(num_objects):
-    corners = torch.rand(num_objects, 2) * 600
-    boxes = torch.cat([corners, corners + 4 + torch.rand(num_objects, 2) * 160], dim=1)
-    targets = [{"boxes": boxes, "labels": torch.randint(0, 80, (num_objects,))}]
-    return sum(loss(outputs, targets, Progress(299, 299, 0, 300, 1)).values())
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-loss = create_loss("yolox_s", num_classes=80)
-parts = (torch.randn(1, 12096, width).requires_grad_() for width in (80, 1, 4))
-outputs = YOLOXOutputs(*parts, ((96, 96), (48, 48), (24, 24)))
-loss_of(1).backward()
-before = peak_kib()
-loss_of(1000).backward()
-print((peak_kib() - before) * 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
-def test_a_thousand_objects_need_little_memory():
-    """12,096 points, 80 classes, 1,000 objects: less than 1.5 GB, where a G x A x K cube alone would take 3.9 GB."""
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(result.stdout) < 1.5e9
