@@ -3,7 +3,7 @@
 torch raises for most of them itself, some only in the backward pass; others, such as torchvision's deformable
 convolution, do not announce themselves.  The first step of each start runs under `refuse_nondeterministic`, which sees
 every operation of the forward pass and stops at one of `NONDETERMINISTIC`; whatever torch raises later is put into the same
-words by `explained`.
+words by `explained`.  One convolution in bf16, whose gradient is wrong on some CPUs, is refused there too.
 
 The list is that of torch's documentation of use_deterministic_algorithms (torch 2.15) for operations that a vision network
 may meet and that run forward without complaint, and of the sources of torchvision 0.29 for its own CUDA kernels, whose
@@ -38,6 +38,11 @@ NONDETERMINISTIC = {
     "torchvision::ps_roi_align": "torchvision's position-sensitive RoIAlign (backward)",
     "torchvision::ps_roi_pool": "torchvision's position-sensitive RoIPool (backward)",
 }
+BF16_MESSAGE = (
+    "the gradient of a bf16 convolution's weights is wrong, and another one each time, where it strides over a map of width 1 "
+    "on a CPU with bf16 instructions (oneDNN in torch 2.15): input {}, weights {}, stride {}. Take larger pictures, or "
+    "--precision float32"
+)
 DEVICE_TYPE = "cuda"  # where they have none; on a CPU all of them repeat
 FIRST_TORCH_WITH_DETERMINISTIC_COMPILE = (2, 15)
 
@@ -53,6 +58,8 @@ class _Refuse(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split(".")[0]
+        if name == "aten::convolution" and _is_wrong_in_bf16(*args):
+            raise NondeterministicError(BF16_MESSAGE.format(tuple(args[0].shape), tuple(args[1].shape), args[3]))
         if name in NONDETERMINISTIC and _has_gradient_on(self.device_type, args):
             raise NondeterministicError(_message(name, NONDETERMINISTIC[name]))
         return func(*args, **(kwargs or {}))
@@ -91,6 +98,24 @@ def check_compile(compile_: bool, deterministic: bool, version: str = torch.__ve
             f"compile = True with deterministic = True needs torch {needed} or newer, this is {version}: before it, "
             "deterministic mode does not reach the compiler. Take --compile false, or --deterministic false"
         )
+
+
+def _is_wrong_in_bf16(images, weights, bias, stride, padding, dilation, transposed, output_padding, groups) -> bool:
+    """Whether this is the convolution of BF16_MESSAGE, found by comparing with float64: depthwise ones are right.
+
+    On other CPUs too, whose gradients are right: what is refused does not depend on the machine.
+    """
+    return (
+        images.device.type == "cpu"
+        and images.dtype == torch.bfloat16
+        and images.ndim == 4
+        and weights.requires_grad
+        and not transposed
+        and groups < images.shape[1]
+        and images.shape[3] == 1
+        and weights.shape[3] > 1
+        and stride[-1] > 1
+    )
 
 
 def _message(name: str, hint: str) -> str:

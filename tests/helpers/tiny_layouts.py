@@ -44,11 +44,14 @@ def write_layout(config: TrainingConfig, data_root: Path, *, num_images: int, se
             _write(data, Path(data_root), num_classes, num_images, np.random.default_rng([seed, number]))
 
 
-def shrunk(config: TrainingConfig) -> TrainingConfig:
+def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingConfig:
     """`config` with small pictures, two images a step and no loader processes; everything else as it is.
 
     Of classification the learning rate falls with the images of a step: that of 256 would blow up the deepest networks.
     CIFAR's archives, whose names promise 60,000 pictures, are looked for under the name that `write_layout` gave them.
+
+    Args:
+        precision: another one than the page's.
     """
     side = CIFAR_SIDE if isinstance(config.train_data, Cifar) else SIDE
     spec, lr = dataclasses.replace(config.input, size=(side, side)), config.lr
@@ -67,6 +70,7 @@ def shrunk(config: TrainingConfig) -> TrainingConfig:
         lr=lr,
         evaluation_batch_size=2,
         num_workers=0,
+        precision=precision or config.precision,
     )
 
 

@@ -422,7 +422,7 @@ from tests.helpers.tiny_layouts import shrunk
 
 from .page import config as page
 
-config = shrunk(page)
+config = shrunk(page{precision})
 '''
 # Larger sizes of recipes whose sizes differ in depth, width and weights only, as a test above holds, take their two steps
 # at the depth and width of s; ppyoloe_{m,l,x}_coco and ppyoloe_l_voc take theirs at the full ones.
@@ -444,10 +444,14 @@ def takes_its_own_steps(folder: Path) -> bool:
 
 
 def copied_small(folder: Path, root: Path) -> Path:
-    """A copy of an experiment whose pictures are small; everything else is the experiment's own page."""
+    """A copy of an experiment whose pictures are small; everything else is the experiment's own page.
+
+    But for the precision of large networks: a CPU without bf16 instructions takes up to ten times as long in bf16.
+    """
     copy = copied(folder, root).folder
     (copy / "config.py").rename(copy / "page.py")
-    (copy / "config.py").write_text(SMALL_PAGE)
+    precision = "" if name_of(folder) in QUICK else ', precision="float32"'
+    (copy / "config.py").write_text(SMALL_PAGE.format(precision=precision))
     return copy
 
 
@@ -475,7 +479,7 @@ def slow_unless_quick(folder):
 def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, monkeypatch):
     """The whole `train.py` of every kind of experiment on data in the layout that its page names, with small pictures.
 
-    In the precision that the page states.
+    The quick ones in the precision that the page states, the others in float32.
     """
     page = load_experiment(folder).config
     copy = copied_small(folder, tmp_path)
@@ -540,8 +544,8 @@ def test_train_py_and_test_sh_at_full_size(name, tmp_path):
 
     What others have beside (frozen stages, an auxiliary head), the test above sees in small pictures.
 
-    In float32: on a CPU without bf16 instructions bf16 takes up to ten times as long.  The test above runs every page in
-    the precision that it states.
+    In float32: on a CPU without bf16 instructions bf16 takes up to ten times as long.  The test above runs the quick pages
+    in the precision that they state.
     """
     experiment = copied(REPOSITORY / "detection_experiments" / name, tmp_path)
     config = load_experiment(experiment.folder).config

@@ -196,3 +196,48 @@ def test_compiling_is_promised_from_a_version_on(version):
 def test_from_there_on_it_is_allowed(version):
     with warnings.catch_warnings(action="error"):
         check_compile(True, True, version)
+
+
+def strided(width: int, *, channels: int = 8, groups: int = 1, stride: int = 2, dtype=torch.bfloat16) -> None:
+    conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=groups).to(dtype)
+    conv(torch.randn(2, channels, 2, width, dtype=dtype))
+
+
+def test_a_bf16_convolution_whose_gradient_is_wrong_is_refused():
+    """A map of width 1 crossed by a stride: what a small picture has on the coarsest levels of RetinaNet and FCOS."""
+    with refuse_nondeterministic("cuda"), pytest.raises(NondeterministicError, match="wrong.*float32"):
+        strided(1)
+    with (
+        refuse_nondeterministic("cuda"),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(NondeterministicError, match=r"input \(2, 8, 2, 1\), weights \(8, 8, 3, 3\), stride \[2, 2\]"),
+    ):
+        strided(1, dtype=torch.float32)
+    with refuse_nondeterministic("cuda"):
+        strided(2)
+        strided(1, stride=1)
+        strided(1, groups=8)
+        strided(1, dtype=torch.float32)
+
+
+@pytest.mark.numeric
+def test_the_gradients_of_bf16_convolutions_that_are_not_refused_are_right():
+    """Against float64, from memory that holds NaN: what oneDNN does wrong is the case above alone."""
+    generator = torch.Generator().manual_seed(0)
+    for width, groups, stride in [(2, 1, 2), (3, 1, 2), (4, 1, 2), (1, 1, 1), (1, 16, 2), (2, 16, 2)]:
+        images, weights = (
+            torch.randn(shape, generator=generator).bfloat16()
+            for shape in [(2, 16, 1, width), (16, 16 // groups, 3, 3)]
+        )
+        gradient = torch.randn(
+            F.conv2d(images, weights, None, stride, 1, 1, groups).shape, generator=generator
+        ).bfloat16()
+        places = ([stride, stride], [1, 1], [1, 1], False, [0, 0], groups, [False, True, False])
+        expected = torch.ops.aten.convolution_backward(
+            gradient.double(), images.double(), weights.double(), None, *places
+        )[1]
+        for _ in range(3):
+            del_me = [torch.full((size,), torch.nan) for size in (1000, 20000, 300000)]
+            del del_me
+            found = torch.ops.aten.convolution_backward(gradient, images, weights, None, *places)[1]
+            assert (found.double() - expected).abs().max() <= 2**-7 * expected.abs().max(), (width, groups, stride)
