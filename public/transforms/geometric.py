@@ -41,6 +41,8 @@ class Letterbox:
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
         height, width = sample.image.shape[:2]
+        if (height, width) == self.size:
+            return sample
         placed = letterbox(height, width, self.size)
         resized = _resized(sample, placed.height, placed.width, self.interpolation)
         image = _pasted(resized.image, self.size, 0, 0, (self.padding,) * 3)
@@ -240,6 +242,8 @@ def _free_pixels(sample: Sample) -> tuple[list[int], list[int]]:
 def _resized(sample: Sample, height: int, width: int, interpolation: str) -> Sample:
     """`sample` stretched to these sides."""
     old_height, old_width = sample.image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return sample
     image = cv2.resize(sample.image, (width, height), interpolation=INTERPOLATIONS[interpolation])
     return with_objects(sample, image, sample.boxes * np.array([width / old_width, height / old_height] * 2))
 
