@@ -19,6 +19,7 @@ from public.datasets.preparing.cifar_writer import write_cifar100_part, write_pi
 from public.datasets.voc import Places, Voc
 from public.datasets.yolo import Yolo
 from public.transforms.detection import BatchRandomResize
+from public.transforms.rules import Until
 from tests.helpers.tiny_data import make_picture, write_picture, write_voc_xml
 
 SIZE = (48, 64)  # height and width of a picture
@@ -75,6 +76,9 @@ def _renamed(data):
 
 
 def _shrunk_transform(transform, side: int):
+    if isinstance(transform, Until):
+        inner = tuple(_shrunk_transform(one, side) for one in transform.transforms)
+        return dataclasses.replace(transform, transforms=inner)
     if isinstance(transform, BatchRandomResize):
         return dataclasses.replace(transform, sizes=(side,))
     return dataclasses.replace(transform, size=(side, side)) if hasattr(transform, "size") else transform
