@@ -17,6 +17,7 @@ from public.datasets.sample import Sample
 from public.resizing import INTERPOLATIONS, Interpolation, Rounding, letterbox, shorter_side
 from public.settings import Color, Count, Level, Natural, NotEmpty, Positive, Probability, Side
 from public.settings import check as check_settings
+from public.transforms.canvas import filled, paste
 from public.transforms.objects import with_objects
 
 
@@ -257,10 +258,6 @@ def _shifted(sample: Sample, dx: int, dy: int, fill: Color, is_kept: np.ndarray 
 
 def _pasted(image: np.ndarray, size: tuple[int, int], left: int, top: int, fill: Color) -> np.ndarray:
     """A canvas of `size` (height, width) with the picture's corner at (left, top), which may be negative; else `fill`."""
-    canvas = np.empty((*size, 3), dtype=np.uint8)
-    canvas[:] = fill
-    y1, y2 = max(top, 0), min(top + image.shape[0], size[0])
-    x1, x2 = max(left, 0), min(left + image.shape[1], size[1])
-    if y1 < y2 and x1 < x2:
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
+    canvas = filled(size, fill)
+    paste(image, canvas, left, top)
     return canvas

@@ -23,6 +23,7 @@ from public.datasets.annotations import Objects
 from public.datasets.sample import Sample, Unread
 from public.settings import Color, IsA, NonNegative, Positive, Probability, Rising, Side
 from public.settings import check as check_settings
+from public.transforms.canvas import filled, paste
 from public.transforms.objects import joined, with_all_objects, with_objects
 
 CANDIDATES = 8  # pictures that are drawn as the partner of a mixup; the first with an object is taken
@@ -136,8 +137,7 @@ class Mosaic:
             return sample.read()
         low, high = self.center
         middle_y, middle_x = (int(side * (low + (high - low) * draw)) for side, draw in zip(self.size, (down, right)))
-        canvas = np.empty((*visible(matrix, self.size), 3), dtype=np.uint8)
-        canvas[:] = self.affine.fill
+        canvas = filled(visible(matrix, self.size), self.affine.fill)
         tiles = [self._put(part, place, (middle_y, middle_x), canvas) for place, part in enumerate([sample, *partners])]
         objects = joined(tiles)
         objects = objects._replace(boxes=mapped(objects.boxes, matrix))
@@ -151,7 +151,7 @@ class Mosaic:
         if x2 > max(left, 0) and y2 > max(top, 0):
             seen = part.read()
             left, top = _corner(place, point, seen.image)
-            _paste(seen.image, canvas, left, top)
+            paste(seen.image, canvas, left, top)
         limits = np.array([2 * self.size[1], 2 * self.size[0]] * 2)
         return seen.objects._replace(boxes=np.clip(seen.boxes + np.array([left, top] * 2), 0, limits))
 
@@ -160,14 +160,6 @@ def _corner(place: int, point: tuple[int, int], image: np.ndarray) -> tuple[int,
     """Left and top of the picture that lies above left (0), above right (1), below left (2) or below right of the point."""
     height, width = image.shape[:2]
     return point[1] - (width if place in (0, 2) else 0), point[0] - (height if place in (0, 1) else 0)
-
-
-def _paste(image: np.ndarray, canvas: np.ndarray, left: int, top: int) -> None:
-    """Puts what lies on the canvas of `image`, whose corner is at (left, top)."""
-    x1, y1 = max(left, 0), max(top, 0)
-    x2, y2 = min(left + image.shape[1], canvas.shape[1]), min(top + image.shape[0], canvas.shape[0])
-    if x1 < x2 and y1 < y2:
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,28 +199,26 @@ class BlendPartner:
         if not is_applied or len(own.boxes) == 0 or other is None:
             return own
         size = own.image.shape[:2]
-        image, boxes, partner = self._changed(other.read(), size, scale, is_flipped)
+        image, boxes, objects = self._resized(other.read(), size, scale)
         sides = image.shape[:2]
         top, left = (int(draw * max(side - part, 0)) for draw, side, part in zip((down, right), sides, size))
-        part = image[top : top + size[0], left : left + size[1]]
+        if is_flipped:  # the part that will be seen, alone
+            boxes = np.stack([sides[1] - boxes[:, 2], boxes[:, 1], sides[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+            right_end = sides[1] - left
+            part = cv2.flip(image[top : top + size[0], max(right_end - size[1], 0) : right_end], 1)
+        else:
+            part = image[top : top + size[0], left : left + size[1]]
         below, beside = size[0] - part.shape[0], size[1] - part.shape[1]
         if below or beside:
             part = cv2.copyMakeBorder(part, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=(0, 0, 0))
         mean = cv2.addWeighted(own.image, 0.5, part, 0.5, -0.25)  # a quarter less is rounded to the mean rounded down
-        moved = partner._replace(boxes=boxes - np.array([left, top] * 2))
+        moved = objects._replace(boxes=boxes - np.array([left, top] * 2))
         return with_all_objects(own, mean, joined([own.objects, moved]))
 
-    def _changed(
-        self, sample: Sample, size: tuple[int, int], scale: float, is_flipped: bool
-    ) -> tuple[np.ndarray, np.ndarray, Objects]:
-        """The other picture on its canvas, resized and mirrored; its boxes there, cut at the canvas; its objects."""
-        canvas: Any = np.empty((*size, 3), dtype=np.uint8)
-        canvas[:] = self.fill
-        _paste(sample.image, canvas, 0, 0)
+    def _resized(self, sample: Sample, size: tuple[int, int], scale: float) -> tuple[np.ndarray, np.ndarray, Objects]:
+        """The other picture on its canvas, resized; its boxes there, cut at the canvas; its objects."""
         height, width = (max(int(side * scale), 1) for side in size)
+        canvas: Any = filled(size, self.fill)
+        paste(sample.image, canvas, 0, 0)
         canvas = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_LINEAR)
-        boxes = np.clip(sample.boxes * scale, 0, np.array([width, height] * 2))
-        if is_flipped:
-            canvas = cv2.flip(canvas, 1)
-            boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-        return canvas, boxes, sample.objects
+        return canvas, np.clip(sample.boxes * scale, 0, np.array([width, height] * 2)), sample.objects
