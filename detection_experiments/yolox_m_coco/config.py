@@ -10,11 +10,10 @@ Command: torchrun --nproc_per_node=8 train.py --data_root <folder that holds coc
     time, as there). --picture_cache memory or disk keeps pictures decoded; no bit changes.
 Expected: AP 0.469 on val2017, AP 0.472 on test-dev, published by Megvii (README.md). Not trained by us.
 Schedule: lr rises with the square of the step for 5 epochs, falls along a cosine until epoch 285, and stays at 0.05 of its
-    peak.
-    From epoch 284 on (Megvii's count is one short of the schedule's) no mosaic, and L1 of the box codes.
+    peak. From epoch 284 on (Megvii's count is one short of the schedule's) no mosaic, and L1 of the box codes.
 Evaluation: every 10 epochs; Megvii also evaluates every one of the last 16.
 Objects: all of a mosaic are trained; Megvii keeps the first 120.
-Precision: Megvii trained with mixed precision (fp16); bf16 here, which needs no loss scaling.
+Precision: float32; Megvii trained with mixed precision (fp16).
 """
 
 from public.config import DetectionConfig
@@ -137,7 +136,7 @@ config = DetectionConfig(
         keep_top_k=None,
     ),
     # machinery
-    precision="bf16",
+    precision="float32",
     channels_last=True,
     compile=False,
     deterministic=True,

@@ -13,7 +13,7 @@ Starting weights: pretrained/yolox_s_coco.pth, Megvii's yolox_s.pth (pretrained/
 Expected: not trained yet.
 Schedule: lr rises with the square of the step for an epoch, falls along a cosine until epoch 45, and stays at 0.05 of its
     peak. From epoch 44 on no mosaic, and L1 of the box codes.
-Precision: bf16, as in yolox_s_coco.
+Precision: float32, as in yolox_s_coco.
 """
 
 from public.config import DetectionConfig
@@ -136,7 +136,7 @@ config = DetectionConfig(
         keep_top_k=None,
     ),
     # machinery
-    precision="bf16",
+    precision="float32",
     channels_last=True,
     compile=False,
     deterministic=True,
