@@ -7,8 +7,8 @@ and an object whose box has no size left is dropped.
 A transform that mixes samples, such as mosaic, has a method `partners(rng, num_images)` as well: the indices of the
 pictures that it needs, drawn from the same stream.  It is called as `transform(sample, rng, partners)` with their samples,
 which are those of the data set before any transform.  Which pictures come together thus follows from the key, whatever a
-worker has read before.  One that has `reads_late` is handed `Unread` samples instead, its own and the others, and reads
-those of which it shows something.
+worker has read before.  One that has `reads_late` is handed `Unread` samples instead, its own and an iterator of the others,
+and reads those of which it shows something.
 
 A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
 
@@ -59,9 +59,11 @@ def apply_transforms(
         if hasattr(transform, "partners"):
             if load is None:
                 raise ValueError(f"{type(transform).__name__} mixes samples: it acts in a DetectionDataset only")
-            hand: Callable = as_unread if getattr(transform, "reads_late", False) else as_read
-            partners = [hand(load(index)) for index in transform.partners(rng, num_images)]
-            sample = transform(hand(sample), rng, partners)
+            indices = transform.partners(rng, num_images)
+            if getattr(transform, "reads_late", False):
+                sample = transform(as_unread(sample), rng, (as_unread(load(index)) for index in indices))
+            else:
+                sample = transform(as_read(sample), rng, [as_read(load(index)) for index in indices])
         else:
             sample = transform(as_read(sample), rng)
     return as_read(sample)

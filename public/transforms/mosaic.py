@@ -13,6 +13,7 @@ draws on for ever.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -130,7 +131,7 @@ class Mosaic:
         """Three pictures of the set, any of them."""
         return rng.integers(num_images, size=3).tolist()
 
-    def __call__(self, sample: Unread, rng: np.random.Generator, partners: list[Unread]) -> Sample:
+    def __call__(self, sample: Unread, rng: np.random.Generator, partners: Iterable[Unread]) -> Sample:
         is_applied, down, right = rng.random() < self.prob, *rng.random(2)
         matrix = self.affine.draw(rng, self.size)
         if not is_applied:
@@ -190,7 +191,7 @@ class BlendPartner:
         """CANDIDATES pictures of the set, any of them, of which the first with an object is mixed in."""
         return rng.integers(num_images, size=CANDIDATES).tolist()
 
-    def __call__(self, sample: Unread, rng: np.random.Generator, partners: list[Unread]) -> Sample:
+    def __call__(self, sample: Unread, rng: np.random.Generator, partners: Iterable[Unread]) -> Sample:
         is_applied, is_flipped = rng.random() < self.prob, rng.random() < self.flip_prob
         low, high = self.scale
         scale, down, right = low + (high - low) * rng.random(), *rng.random(2)
