@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from public.datasets.pictures import load_picture
 from public.datasets.sample import Sample, SampleKey, Unread, as_unread
+from public.input import EXIF_ORIENTATION
 from public.loading.detection import DetectionDataset, make_detection_loader
 from public.loading.samplers import TrainBatches
 from public.random_streams import stream
@@ -326,6 +328,19 @@ def test_pictures_are_read_at_their_size_and_large_jpegs_reduced(tmp_path, monke
             assert off[0] < off[1], "nearer to the mean of what a pixel stands for"
     with pytest.raises(ValueError, match="stands first"):
         dataset(annotations, (RandomFlip(prob=0.5), FIT))
+
+
+def test_a_large_jpeg_is_turned_by_its_exif_orientation_when_it_is_decoded_reduced(tmp_path):
+    annotations = write_flat(tmp_path, sides=[(300, 200)], extension=".jpg")  # as it is seen
+    stored = np.zeros((200, 300, 3), dtype=np.uint8)
+    stored[:, :150] = 255  # the left half, which comes to lie above
+    orientation = Image.Exif()
+    orientation[EXIF_ORIENTATION] = 6
+    Image.fromarray(stored).save(tmp_path / "0.jpg", exif=orientation)
+    image = dataset(annotations, (FIT,))[SampleKey(0, 0, 0)].image
+    assert image.shape == (64, 42, 3)
+    assert image[:28].min() > 200
+    assert image[36:].max() < 55
 
 
 def test_a_reduced_picture_of_another_size_is_refused_by_its_name(tmp_path):
