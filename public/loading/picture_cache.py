@@ -132,9 +132,11 @@ def open_in_folder(
 
 def _make_room(folder: Path, own: Path, room: int) -> None:
     """Deletes files that no process has open, the oldest first, until the others hold `room` bytes at most."""
-    others = [
-        (path.stat().st_mtime_ns, path.stat().st_blocks * 512, path) for path in folder.glob("*.pixels") if path != own
-    ]
+    others = []
+    for path in folder.glob("*.pixels"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+            status = path.stat()
+            others += [] if path == own else [(status.st_mtime_ns, status.st_blocks * 512, path)]
     held = sum(size for _, size, _ in others)
     for _, size, path in sorted(others):
         if held <= room:
