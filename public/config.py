@@ -110,6 +110,9 @@ class DetectionConfig(TrainingConfig):
     metrics: Annotated[tuple[Metric, ...], NotEmpty(), Different()]
     detector: Annotated[Any, Offers("build_model", "PPYOLOE(...)")]  # public.families
 
+    picture_cache: Literal["none", "memory", "disk"] = free("none")  # keep training pictures decoded and resized
+    picture_cache_gb: Positive = free(8.0)  # gigabytes that they may take
+
     @property
     def network_settings(self) -> Any:
         """What builds model and loss."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from public.decoding import decode, is_cut_jpeg
+from public.decoding import JPEG, decode, is_cut_jpeg
 from public.folders import where_it_leads
 from public.resizing import (
     INTERPOLATIONS,
@@ -39,6 +39,11 @@ from public.text import shown
 FORMATS = ("AVIF", "BMP", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # that OpenCV reads, in Pillow's words
 ROUNDING = 1e-6  # pixels by which a whole number may be missed where a side is multiplied by its scale
 LONGEST = 32  # times as long as wide: pictures that are longer are cut before they are resized
+REDUCED = {  # flags of OpenCV's decoder without the colour order that their names hold
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 EXIF_ORIENTATION = 0x0112  # tag; from 5 to 8 width and height are exchanged
 
 
@@ -371,7 +376,7 @@ def as_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
     return image
 
 
-def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
+def read_image(path: str | os.PathLike, *, turn: bool = True, reduction: int = 1) -> np.ndarray:
     """The picture as uint8 RGB (H, W, 3), by one rule that boxes, drawing, training and detection share.
 
     - It is turned as its EXIF orientation says (JPEG, PNG, WebP, TIFF).  Boxes belong to the turned picture.
@@ -385,6 +390,8 @@ def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
     Args:
         turn: False leaves the picture as it is stored, to find out what an annotation was made for.  (TIFFs are always
             turned.)
+        reduction: 2, 4 or 8 decodes a JPEG to so small a part of its sides, rounded up, which spares most of its inverse
+            cosine transform.  Every other format is read at its full size.
 
     Raises:
         ImageError: the file is missing, empty, cut short, no picture, or one of floating point or 32-bit numbers; or its
@@ -398,6 +405,8 @@ def read_image(path: str | os.PathLike, *, turn: bool = True) -> np.ndarray:
             "truncated picture",
         )
     flags = cv2.IMREAD_ANYDEPTH | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+    if reduction > 1 and data.startswith(JPEG):
+        flags |= REDUCED[reduction]
     image = _decode(path, data, flags | cv2.IMREAD_COLOR_RGB)
     if image.dtype == np.uint8:
         return image

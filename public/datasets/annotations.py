@@ -41,8 +41,11 @@ class Annotations:
         data set's own class numbers; use_difficult: whether difficult objects are trained on; description: for
         messages; dropped, clipped, corrected: one line for each box that could not be used as it was written, or whose
         area could not, with its file, number (VOC: position in the file, from 0; COCO: annotation id), corners as written
-        and the reason; warnings: lines that a user should see before a training.
+        and the reason; warnings: lines that a user should see before a training; repeat_threshold: of
+        `public.datasets.balanced`, or None.
     """
+
+    repeat_threshold: float | None = None
 
     def __init__(
         self,
@@ -148,6 +151,8 @@ class Annotations:
 
     def take(self, indices: Sequence[int] | np.ndarray, description: str) -> "Annotations":
         """The images at `indices`, in that order, as a set of its own; the notes stay those of the whole set."""
+        if self.repeat_threshold is not None:
+            raise ValueError(f"{self.description} is Balanced(...), which goes around the parts of a set, not into one")
         indices = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)])

@@ -58,6 +58,10 @@ class Joined:
         for data in self.sets:
             parts.append(data.read(data_root, class_names, on_defect))
             class_names = parts[0].class_names
+            if parts[-1].repeat_threshold is not None:
+                raise ValueError(
+                    f"{parts[-1].description} is Balanced(...), which goes around Joined(...), not into it"
+                )
         names = [_names_under(data_root, part) for part in parts]
         _check_apart(names, parts)
         return Annotations(

@@ -1,10 +1,12 @@
 """The pictures of a detection set with their objects, as they lie on disk."""
 
+import os
+
 import numpy as np
 
 from public.datasets.annotations import Annotations
 from public.datasets.sample import Sample
-from public.input import ImageError, read_image
+from public.input import ImageError, read_image, read_size
 
 
 def load_picture(annotations: Annotations, index: int) -> np.ndarray:
@@ -18,6 +20,22 @@ def load_picture(annotations: Annotations, index: int) -> np.ndarray:
     actual = image.shape[1], image.shape[0]
     if actual != _annotated_size(annotations, index):
         check_size(annotations, index, actual, read_image(path, turn=False).shape[1::-1])
+    return image
+
+
+def load_reduced_picture(annotations: Annotations, index: int, reduction: int) -> np.ndarray:
+    """The picture `index` at 1 / reduction (1, 2, 4 or 8) of its sides, rounded up; one that is no JPEG at its full size.
+
+    Raises:
+        ImageError: as `load_picture`.
+    """
+    path = annotations.image_path(index)
+    if reduction == 1 or os.path.splitext(path)[1].lower() not in (".jpg", ".jpeg"):
+        return load_picture(annotations, index)
+    image = read_image(path, reduction=reduction)
+    # A reduced side tells of the picture's own only to the pixel count of a block: the header has it exactly.
+    if read_size(path)[0] != _annotated_size(annotations, index):
+        return load_picture(annotations, index)  # which says what is wrong
     return image
 
 

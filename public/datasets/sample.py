@@ -1,10 +1,12 @@
 """One picture with its objects on the way through the transforms, and the key that asks for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from public.datasets.annotations import Objects
 from public.input import Geometry
 
 COPY_SHIFT = 40  # repeated augmentation: copy c of picture i is the sample i + c * 2**40
@@ -54,3 +56,37 @@ class Sample:
     width: int
     geometry: Geometry | None = None  # how `prepare` placed the picture; None in training
     skipped: str | None = None  # why the picture that belongs here could not be used, and what is here instead
+
+    @property
+    def objects(self) -> Objects:
+        return Objects(self.boxes, self.labels, self.difficult, self.crowd)
+
+
+class Unread(NamedTuple):
+    """A sample whose picture is read where somebody asks for it: what a transform that throws most pixels away is handed.
+
+    `outline` is the sample by the annotations; its image has the shape of the one that will be read, and no memory.  What
+    `read` gives may be another picture, where this one cannot be used (`on_bad_sample="skip"`): its objects then count.
+    """
+
+    outline: Sample
+    read: Callable[[], Sample]
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    """A black picture (height, width, 3) that takes no memory and cannot be written to."""
+    return np.broadcast_to(np.uint8(0), (height, width, 3))
+
+
+def as_unread(sample: Sample | Unread) -> Unread:
+    """`sample`, or one that stands for it."""
+    return sample if isinstance(sample, Unread) else Unread(outline=sample, read=lambda: sample)
+
+
+def as_read(sample: Sample | Unread) -> Sample:
+    """`sample` with its picture.
+
+    Raises:
+        ImageError: the picture cannot be used.
+    """
+    return sample.read() if isinstance(sample, Unread) else sample

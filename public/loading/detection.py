@@ -7,7 +7,9 @@ B images of a batch, N objects of an image.
 """
 
 import functools
+from collections.abc import Callable
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +17,21 @@ import torch
 from torch.utils.data import Dataset
 
 from public.datasets.annotations import Annotations
-from public.datasets.pictures import load_sample, make_sample
-from public.datasets.sample import Sample, SampleKey
+from public.datasets.picture_digests import content_digest
+from public.datasets.pictures import load_picture, load_sample, make_sample
+from public.datasets.sample import Sample, SampleKey, Unread, blank
 from public.input import Geometry, ImageError, InputSpec, Region, prepare, stack
+from public.loading.picture_cache import PictureCache, open_in_folder
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.loading.workers import WatchedLoader, make_loader
 from public.transforms.detection import apply_batch_transforms, apply_transforms
+from public.transforms.fitting import FitWhenRead, fitted
+from public.transforms.rules import all_of
 
 
-def load_readable_sample(annotations: Annotations, index: int) -> tuple[Sample, str | None]:
+def load_readable_sample(
+    annotations: Annotations, index: int, read: Callable[[Annotations, int], Sample] = load_sample
+) -> tuple[Sample, str | None]:
     """The sample `index`, or the first readable one of index + 1, index + 2, ... (after the last comes the first).
 
     What takes the place follows from the data and the index alone, whatever the epoch or the worker.
@@ -37,7 +45,7 @@ def load_readable_sample(annotations: Annotations, index: int) -> tuple[Sample, 
     problem = None
     for other in range(index, index + len(annotations)):
         try:
-            sample = load_sample(annotations, other % len(annotations))
+            sample = read(annotations, other % len(annotations))
         except ImageError as error:
             problem = problem or str(error)
         else:
@@ -55,6 +63,10 @@ class DetectionDataset(Dataset):
     Args:
         on_bad_sample: "error" raises where a picture cannot be used; "skip" takes the one of `load_readable_sample` and
             says so in the sample's `skipped`.  The random numbers stay those of the place, not of the picture.
+        cache: where pictures are kept as they were read, or None; the same bits with and without.
+
+    Raises:
+        ValueError: a FitWhenRead does not stand first among the transforms.
     """
 
     def __init__(
@@ -65,10 +77,13 @@ class DetectionDataset(Dataset):
         batch_transforms: tuple,
         seed: int,
         on_bad_sample: str = "error",
+        cache: PictureCache | None = None,
     ):
         self.annotations = annotations
         self.load = _loading(on_bad_sample, load_readable_sample)
-        self.transforms = transforms
+        self.fit = fit_of(transforms)
+        self.transforms = transforms if self.fit is None else transforms[1:]
+        self.cache = cache
         self.batch_transforms = batch_transforms
         self.seed = seed
 
@@ -78,28 +93,83 @@ class DetectionDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> Sample:
         skipped: list[str] = []
         sample = apply_transforms(
-            self._trained(key.index, skipped),
+            self._unread(key.index, skipped),
             self.transforms,
             self.seed,
             key,
-            load=lambda index: self._trained(index, skipped),
+            load=lambda index: self._unread(index, skipped),
             num_images=len(self),
         )
         sample = apply_batch_transforms(sample, self.batch_transforms, self.seed, key)
         sample.skipped = " ".join(dict.fromkeys(skipped)) or None
         return sample
 
-    def _trained(self, index: int, skipped: list[str]) -> Sample:
-        """The picture `index` with the objects that are trained on; adds to `skipped` why another is in its place."""
-        sample, line = self.load(self.annotations, index)
+    def _unread(self, index: int, skipped: list[str]) -> Unread:
+        """The picture `index` with the objects that are trained on; where another takes its place, `skipped` gets a line."""
+
+        def read() -> Sample:
+            sample, line = self.load(self.annotations, index, self._read)
+            if line:
+                skipped.append(line)
+            return self._trained(sample)
+
+        height, width = int(self.annotations.heights[index]), int(self.annotations.widths[index])
+        sides = (height, width) if self.fit is None else self.fit.sides(height, width)[:2]
+        return Unread(outline=self._trained(self._with_picture(index, blank(*sides))), read=read)
+
+    def _read(self, annotations: Annotations, index: int) -> Sample:
+        picture = self._picture if self.cache is None else functools.partial(self.cache.get, read=self._picture)
+        return self._with_picture(index, picture(index))
+
+    def _picture(self, index: int) -> np.ndarray:
+        return load_picture(self.annotations, index) if self.fit is None else self.fit.picture(self.annotations, index)
+
+    def _with_picture(self, index: int, image: np.ndarray) -> Sample:
+        sample = make_sample(self.annotations, index, image)
+        return sample if self.fit is None else fitted(sample, self.fit, self.annotations)
+
+    def _trained(self, sample: Sample) -> Sample:
         is_trained = ~sample.crowd
         if not self.annotations.use_difficult:
             is_trained &= ~sample.difficult
-        for name in ("boxes", "labels", "difficult", "crowd"):
-            setattr(sample, name, getattr(sample, name)[is_trained])
-        if line:
-            skipped.append(line)
+        for name, values in sample.objects._asdict().items():
+            setattr(sample, name, values[is_trained])
         return sample
+
+
+def fit_of(transforms: tuple) -> FitWhenRead | None:
+    """The FitWhenRead by which the pictures are read, or None.
+
+    Raises:
+        ValueError: there is one elsewhere than in the first place.
+    """
+    places = [place for place, transform in enumerate(all_of(transforms)) if isinstance(transform, FitWhenRead)]
+    if not places:
+        return None
+    if places != [0] or not isinstance(transforms[0], FitWhenRead):
+        raise ValueError(
+            "FitWhenRead says how pictures are read: it stands first among train_transforms, once, in no Until"
+        )
+    return transforms[0]
+
+
+def open_cache(
+    annotations: Annotations, fit: FitWhenRead | None, *, max_bytes: int, on_disk: bool, folder: Path | None = None
+) -> PictureCache:
+    """The cache of the pictures of `annotations` as a DetectionDataset reads them.
+
+    Args:
+        folder: of the files on disk; None: the repository's.
+
+    Raises:
+        OSError: the folder or the file cannot be made, or a picture cannot be read for its digest.
+    """
+    sides = [(int(height), int(width)) for height, width in zip(annotations.heights, annotations.widths)]
+    shapes = sides if fit is None else [fit.sides(*pair)[:2] for pair in sides]
+    if not on_disk:
+        return PictureCache(shapes, max_bytes=max_bytes)
+    content = content_digest(annotations.picture_files())
+    return open_in_folder(shapes, content=content, rule=repr(fit), max_bytes=max_bytes, folder=folder)
 
 
 class EvaluationDataset(Dataset):
@@ -136,8 +206,8 @@ def _loading(on_bad_sample, skipping):
     return choices[on_bad_sample]
 
 
-def _load_or_raise(annotations, index):
-    return load_sample(annotations, index), None
+def _load_or_raise(annotations, index, read=load_sample):
+    return read(annotations, index), None
 
 
 def _load_or_black(annotations, index):

@@ -6,7 +6,9 @@ restart change no bit.
 
 from collections.abc import Iterator
 
-from public.datasets.sample import RepeatedKey, SampleKey
+import numpy as np
+
+from public.datasets.sample import COPY_SHIFT, RepeatedKey, SampleKey
 from public.random_streams import stream
 
 
@@ -59,10 +61,17 @@ class TrainBatches:
         for step in range(self.first_step, self.num_steps):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
-                order = stream(self.seed, "order", epoch).permutation(self.num_images).tolist()
+                order = self.order(epoch)
             batch = step % steps_per_epoch
             start = batch * self.batch_size + self.rank * share
-            yield [SampleKey(epoch, batch, index) for index in order[start : start + share]]
+            yield [self._key(epoch, batch, place) for place in order[start : start + share]]
+
+    def order(self, epoch: int) -> list[int]:
+        """What an epoch shows, in order: the numbers of the samples, see `sample_number`."""
+        return stream(self.seed, "order", epoch).permutation(self.num_images).tolist()
+
+    def _key(self, epoch: int, batch: int, number: int) -> SampleKey:
+        return SampleKey(epoch, batch, number)
 
 
 class EvalBatches:
@@ -113,9 +122,43 @@ class RepeatedTrainBatches(TrainBatches):
         for step in range(self.first_step, self.num_steps):
             if step // steps_per_epoch != epoch:
                 epoch = step // steps_per_epoch
-                order = stream(self.seed, "order", epoch).permutation(self.num_images).tolist()
+                order = self.order(epoch)
             batch = step % steps_per_epoch
             start = batch * self.num_different
             places = range(self.rank * share, (self.rank + 1) * share)
             copies = (divmod(place, self.num_different) for place in places)
             yield [RepeatedKey(epoch, batch, order[start + number], copy) for copy, number in copies]
+
+
+class BalancedTrainBatches(TrainBatches):
+    """Pictures of rare classes oftener than others, by the factors of `public.datasets.balanced` (Gupta et al., 1908.03195).
+
+    An epoch keeps its number of places N, so that the number of steps stays what it is: picture i is expected
+    e(i) = factors(i) * N / (sum of all factors) times in it.  It is there floor(e(i)) or ceil(e(i)) times: as often as there
+    are whole numbers k with E(i - 1) <= k + u < E(i), where E adds up the expectations and u of [0, 1) is drawn from the
+    stream (seed, "repeat", epoch).  The copies are then shuffled as the pictures of a plain epoch are, and each is
+    transformed in its own way.
+
+    Args:
+        factors: (num_images,) above 0.
+    """
+
+    def __init__(self, *, factors: np.ndarray, **arguments):
+        super().__init__(**arguments)
+        self.ends = np.cumsum(factors) * (self.num_images / np.sum(factors))
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """(num_images,) how often an epoch shows each picture; together num_images."""
+        ends = np.ceil(self.ends - stream(self.seed, "repeat", epoch).random()).astype(np.int64)
+        ends[-1] = self.num_images  # which rounding may have missed
+        return np.diff(ends, prepend=0)
+
+    def order(self, epoch: int) -> list[int]:
+        counts = self.counts(epoch)
+        indices = np.repeat(np.arange(self.num_images), counts)
+        copies = np.arange(self.num_images) - np.repeat(np.cumsum(counts) - counts, counts)
+        numbers = indices + (copies << COPY_SHIFT)
+        return numbers[super().order(epoch)].tolist()
+
+    def _key(self, epoch: int, batch: int, number: int) -> RepeatedKey:  # type: ignore[override]  # a RepeatedKey is a SampleKey with one more entry
+        return RepeatedKey(epoch, batch, number & ((1 << COPY_SHIFT) - 1), number >> COPY_SHIFT)

@@ -11,6 +11,7 @@ from torch import nn
 from public import drawing
 from public.config import freeze
 from public.datasets.annotations import Annotations, brief_names
+from public.datasets.balanced import repeat_factors
 from public.datasets.defects import Defect
 from public.datasets.pictures import load_picture
 from public.decoders.dense import clips_to_picture
@@ -18,7 +19,16 @@ from public.evaluation.coco import AREA_RANGES, COCO_METRICS, evaluate_coco, for
 from public.evaluation.detections import ImageDetections, format_class_table, merge
 from public.evaluation.voc import evaluate_voc
 from public.input import ImageError, to_image
-from public.loading.detection import DetectionBatch, DetectionDataset, EvaluationDataset, make_detection_loader
+from public.loading.detection import (
+    DetectionBatch,
+    DetectionDataset,
+    EvaluationDataset,
+    fit_of,
+    make_detection_loader,
+    open_cache,
+)
+from public.loading.picture_cache import PictureCache
+from public.loading.samplers import BalancedTrainBatches, TrainBatches
 from public.parallel import collectives
 from public.precision import autocast
 from public.tasks.base import BaseTask, Clock, milliseconds
@@ -34,6 +44,7 @@ class DetectionTask(BaseTask):
 
     def __init__(self, **arguments) -> None:
         self._defects: dict[str, list[Defect]] = {}  # that were met when the sets were read, where they may be skipped
+        self._cache: PictureCache | None = None
         _check_metrics(arguments["config"])
         super().__init__(**arguments)
         self.decoder = self.config.detector.build_decoder()
@@ -44,6 +55,10 @@ class DetectionTask(BaseTask):
         return self.data(split)
 
     def _read(self, split: str, settings) -> Annotations:
+        if split != "train" and type(settings).__name__ == "Balanced":
+            raise ValueError(
+                f"{split}_data is Balanced(...), which only a training can show oftener; write the set itself"
+            )
         if self.config.on_bad_sample == "error":
             return settings.read(self.data_root, self.known_names)
         defects = self._defects[split] = []
@@ -115,7 +130,27 @@ class DetectionTask(BaseTask):
             batch_transforms=config.batch_transforms,
             seed=config.seed,
             on_bad_sample=config.on_bad_sample,
+            cache=self._picture_cache(),
         )
+
+    def _picture_cache(self) -> PictureCache | None:
+        config = self.config
+        if config.picture_cache == "none":
+            return None
+        if self._cache is None:
+            self._cache = open_cache(
+                self.annotations("train"),
+                fit_of(config.train_transforms),
+                max_bytes=int(config.picture_cache_gb * 1e9),
+                on_disk=config.picture_cache == "disk",
+            )
+        return self._cache
+
+    def _batch_sampler(self, **arguments) -> TrainBatches:
+        annotations = self.annotations("train")
+        if annotations.repeat_threshold is None:
+            return TrainBatches(**arguments)
+        return BalancedTrainBatches(factors=repeat_factors(annotations, annotations.repeat_threshold), **arguments)
 
     def train_batches(self, *, first_step: int, num_steps: int) -> Iterator[DetectionBatch]:
         """This process's batches, all on the canvas of the global batch: no padding depends on the number of processes."""

@@ -13,11 +13,13 @@ crop); Zhong et al. 1708.04896 (random erasing).  RandAugment is in `public.tran
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
+from public.datasets.sample import Sample
 from public.resizing import INTERPOLATIONS, Interpolation
 from public.settings import Color, Count
 
@@ -81,7 +83,8 @@ class RandomErasing:
     """Covers a rectangle with an even colour (Zhong et al., 1708.04896).
 
     Of `num_attempts` rectangles the first that fits is taken; if none fits, the picture stays.  The paper's best filling is
-    noise; an even colour, its second, is the same everywhere.
+    noise; an even colour, its second, is the same everywhere.  In detection it takes a sample and its stream; objects that
+    it covers stay, as in the paper.
 
     Fields:
         prob: chance of doing it.
@@ -111,7 +114,10 @@ class RandomErasing:
         boxes = _first_fitting(heights, widths, fits, places, height, width)
         return boxes * ((draws[:, :1] < self.prob) & fits.any(axis=1, keepdims=True))
 
-    def __call__(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def __call__(self, image: Any, draws: Any) -> Any:
+        """A picture (H, W, 3) and its `num_draws` numbers of [0, 1), or a sample and its stream."""
+        if isinstance(image, Sample):
+            return replace(image, image=self(image.image, draws.random(self.num_draws)))
         x1, y1, x2, y2 = self.plan(draws[None], *image.shape[:2])[0]
         if x2 <= x1:
             return image

@@ -32,3 +32,15 @@ def change_hue(image, shift):
     table = np.stack([(identity + shift) % 256, identity, identity], axis=1).astype(np.uint8)  # (256, 3)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     return cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)
+
+
+def shift_hsv(image, hue: int, saturation: int, value: int):
+    """OpenCV's hue moved on its circle of 180, saturation and value moved and cut at 0 and 255, by whole numbers.
+
+    The way there and back is taken without a shift, too, as YOLOX does; it changes some pixels by itself.
+    """
+    hsv = cv2.add(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.array([0.0, saturation, value, 0.0]))
+    if hue % 180:
+        table = ((np.arange(256) + hue) % 180).astype(np.uint8)
+        cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), table), hsv, 0)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -7,7 +7,8 @@ and an object whose box has no size left is dropped.
 A transform that mixes samples, such as mosaic, has a method `partners(rng, num_images)` as well: the indices of the
 pictures that it needs, drawn from the same stream.  It is called as `transform(sample, rng, partners)` with their samples,
 which are those of the data set before any transform.  Which pictures come together thus follows from the key, whatever a
-worker has read before.
+worker has read before.  One that has `reads_late` is handed `Unread` samples instead, its own and an iterator of the others,
+and reads those of which it shows something.
 
 A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
 
@@ -23,26 +24,28 @@ from typing import Annotated
 import cv2
 import numpy as np
 
-from public.datasets.sample import Sample, SampleKey
+from public.datasets.sample import RepeatedKey, Sample, SampleKey, Unread, as_read, as_unread, sample_number
 from public.random_streams import stream
 from public.resizing import INTERPOLATIONS, Interpolation
-from public.settings import Color, Count, Counts, NotEmpty
+from public.settings import Color, Count, Counts, Level, Natural, NonNegative, NotEmpty, Probability
 from public.settings import check as check_settings
-from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation
+from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation, shift_hsv
 from public.transforms.objects import with_objects
 from public.transforms.rules import check, named
 
 
 def apply_transforms(
-    sample: Sample,
+    sample: Sample | Unread,
     transforms: tuple,
     seed: int,
-    key: SampleKey,
+    key: SampleKey | RepeatedKey,
     *,
-    load: Callable[[int], Sample] | None = None,
+    load: Callable[[int], Sample | Unread] | None = None,
     num_images: int = 0,
 ) -> Sample:
-    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, index, name).
+    """`sample` after all of `transforms`; each draws from its own stream (seed, "sample", epoch, number, name).
+
+    The number is the picture's index; of a copy, where an epoch shows a picture several times, see `sample_number`.
 
     Args:
         load: gives the sample of another picture by its index, as it is before the transforms, for those that mix samples.
@@ -52,15 +55,18 @@ def apply_transforms(
         ValueError: a transform mixes samples, and there is no `load` to get them by.
     """
     for name, transform in named(transforms, key.epoch):
-        rng = stream(seed, "sample", key.epoch, key.index, name)
+        rng = stream(seed, "sample", key.epoch, sample_number(key), name)
         if hasattr(transform, "partners"):
             if load is None:
                 raise ValueError(f"{type(transform).__name__} mixes samples: it acts in a DetectionDataset only")
-            partners = [load(index) for index in transform.partners(rng, num_images)]
-            sample = transform(sample, rng, partners)
+            indices = transform.partners(rng, num_images)
+            if getattr(transform, "reads_late", False):
+                sample = transform(as_unread(sample), rng, (as_unread(load(index)) for index in indices))
+            else:
+                sample = transform(as_read(sample), rng, [as_read(load(index)) for index in indices])
         else:
-            sample = transform(sample, rng)
-    return sample
+            sample = transform(as_read(sample), rng)
+    return as_read(sample)
 
 
 def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
@@ -159,6 +165,48 @@ class ColorDistort:
             if is_applied[i]:
                 image = change(image, low + (high - low) * positions[i])
         return replace(sample, image=image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HSVJitter:
+    """Shifts hue, saturation and value by whole numbers, each with probability `apply_prob`: YOLOX's colours, to the pixel.
+
+    Fields:
+        hue: largest shift either way, of OpenCV's 180 hues.
+        saturation, value: largest shift either way, of 255.
+        apply_prob: chance of each of the three shifts; they are drawn evenly and rounded towards 0.
+    """
+
+    hue: Natural
+    saturation: Level
+    value: Level
+    apply_prob: Probability
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        most = np.array([self.hue, self.saturation, self.value])
+        shifts = (2 * rng.random(3) - 1) * most * (rng.random(3) < self.apply_prob)
+        return replace(sample, image=shift_hsv(sample.image, *(int(shift) for shift in shifts)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropThin:
+    """Drops objects whose box is `min_side` pixels wide or high, or less; where none is left, all stay.
+
+    YOLOX's last step, with 1 pixel.  A deviation: there, a sample of which no object is left gets its picture without the
+    changes of colour and the flip before.
+    """
+
+    min_side: NonNegative
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
+        is_kept = (sample.boxes[:, 2:] - sample.boxes[:, :2]).min(axis=1, initial=math.inf) > self.min_side
+        return with_objects(sample, sample.image, sample.boxes, is_kept) if is_kept.any() else sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from public.datasets.sample import Sample
 from public.resizing import INTERPOLATIONS, Interpolation, Rounding, letterbox, shorter_side
 from public.settings import Color, Count, Level, Natural, NotEmpty, Positive, Probability, Side
 from public.settings import check as check_settings
+from public.transforms.canvas import filled, paste
 from public.transforms.objects import with_objects
 
 
@@ -41,6 +42,8 @@ class Letterbox:
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None) -> Sample:
         height, width = sample.image.shape[:2]
+        if (height, width) == self.size:
+            return sample
         placed = letterbox(height, width, self.size)
         resized = _resized(sample, placed.height, placed.width, self.interpolation)
         image = _pasted(resized.image, self.size, 0, 0, (self.padding,) * 3)
@@ -241,6 +244,8 @@ def _free_pixels(sample: Sample) -> tuple[list[int], list[int]]:
 def _resized(sample: Sample, height: int, width: int, interpolation: str) -> Sample:
     """`sample` stretched to these sides."""
     old_height, old_width = sample.image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return sample
     image = cv2.resize(sample.image, (width, height), interpolation=INTERPOLATIONS[interpolation])
     return with_objects(sample, image, sample.boxes * np.array([width / old_width, height / old_height] * 2))
 
@@ -254,10 +259,6 @@ def _shifted(sample: Sample, dx: int, dy: int, fill: Color, is_kept: np.ndarray 
 
 def _pasted(image: np.ndarray, size: tuple[int, int], left: int, top: int, fill: Color) -> np.ndarray:
     """A canvas of `size` (height, width) with the picture's corner at (left, top), which may be negative; else `fill`."""
-    canvas = np.empty((*size, 3), dtype=np.uint8)
-    canvas[:] = fill
-    y1, y2 = max(top, 0), min(top + image.shape[0], size[0])
-    x1, x2 = max(left, 0), min(left + image.shape[1], size[1])
-    if y1 < y2 and x1 < x2:
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
+    canvas = filled(size, fill)
+    paste(image, canvas, left, top)
     return canvas

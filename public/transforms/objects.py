@@ -1,10 +1,12 @@
 """Moving the objects of a sample with its picture."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from public.datasets.annotations import Objects
 from public.datasets.sample import Sample
 
 
@@ -22,3 +24,13 @@ def with_objects(sample: Sample, image: np.ndarray, boxes: np.ndarray, is_kept: 
         difficult=sample.difficult[is_kept],
         crowd=sample.crowd[is_kept],
     )
+
+
+def joined(parts: Sequence[Objects]) -> Objects:
+    """The objects of several pictures as those of one."""
+    return Objects(*(np.concatenate(values) for values in zip(*parts)))
+
+
+def with_all_objects(sample: Sample, image: np.ndarray, objects: Objects) -> Sample:
+    """`sample` with a new image and other objects, boxes clipped to it; those without size are dropped."""
+    return with_objects(replace(sample, **objects._asdict()), image, objects.boxes)

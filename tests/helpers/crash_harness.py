@@ -28,16 +28,19 @@ from public.checkpoint_files import digest, load_checkpoint
 from public.loading import workers
 from public.parallel import reduce
 from public.runs import run_folder
+from public.tasks.base import BaseTask
 from public.training import ema, loop
 from public.transforms.flip import RandomFlip
 from tests.helpers.classification_experiments import TinyClassification
-from tests.helpers.experiments import TinyExperiment, read_manifest, read_metrics
+from tests.helpers.experiments import read_manifest, read_metrics
 from tests.helpers.forked_training import TIMEOUT, Training
+from tests.helpers.mosaic_experiment import MosaicExperiment
 
 EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
-    "detection": TinyExperiment.create,
+    "detection": MosaicExperiment.create,
     "classification": TinyClassification.create,
 }
+FIRST_KILL = "epoch 1 begins"  # where mosaics end, for those that are told to begin with it
 FREE = (("--num_workers", ("0", "1")), ("--checkpoint_minutes", ("0", "10")))  # flags and values to draw from
 LONGEST_PAUSE = 0.002  # seconds between two looks at a run that is to be killed by the clock
 
@@ -60,7 +63,7 @@ class Harness:
         self.events = experiment.folder.parent / "events.txt"  # how many there were in the newest start, and the last
         self.num_events, self.seconds = 0, 0.0  # of an undisturbed run
 
-    def start(self, *flags: str, kill_at: int = 0) -> Training:
+    def start(self, *flags: str, kill_at: int | str = 0) -> Training:
         arguments = (str(self.events), kill_at, self.change)
         return Training(self.experiment, *self.flags, *flags, change=_tell_events, change_args=arguments)
 
@@ -71,13 +74,21 @@ class Harness:
         self.num_events, self.seconds = self._last_event()[0], time.monotonic() - begin
         return self.experiment.runs[-1]
 
-    def killed_until_it_ends(self, budget: int) -> tuple[Path, int]:
-        """A run that was killed up to `budget` times and then went to its end; (the run, how often it was killed)."""
+    def killed_until_it_ends(self, budget: int, first: str | None = None) -> tuple[Path, int]:
+        """A run that was killed up to `budget` times and then went to its end; (the run, how often it was killed).
+
+        Args:
+            first: the event of the first kill; None: as the others.
+        """
         spent = 0
+        free = (*FREE, *getattr(self.experiment, "free", ()))
         while True:
-            drawn = [word for flag, values in FREE for word in (flag, str(self.rng.choice(values)))]
+            drawn = [word for flag, values in free for word in (flag, str(self.rng.choice(values)))]
             by_clock = self.rng.random() < self.clock_share
-            seconds, event = self.rng.uniform(0, self.seconds), int(self.rng.integers(1, self.num_events + 1))
+            seconds = self.rng.uniform(0, self.seconds)
+            event: int | str = int(self.rng.integers(1, self.num_events + 1))
+            if first is not None and spent == 0:
+                by_clock, event = False, first
             if spent == budget:
                 self._end(self.start(*drawn))
                 return self.experiment.runs[-1], spent
@@ -111,9 +122,12 @@ class Harness:
 
 
 class _Events:
-    """Counts what happens in this process, notes it in a file, and kills the process at the event number `kill_at`."""
+    """Counts what happens in this process, notes it in a file, and kills the process at the event `kill_at`.
 
-    def __init__(self, path: str, kill_at: int) -> None:
+    That is its number, or its name.
+    """
+
+    def __init__(self, path: str, kill_at: int | str) -> None:
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self.kill_at, self.count, self.owner, self.where = kill_at, 0, os.getpid(), ""
 
@@ -122,7 +136,7 @@ class _Events:
             return
         self.count += 1
         os.pwrite(self.handle, f"{self.count} {self.where}{name}".ljust(120).encode(), 0)
-        if self.count == self.kill_at:
+        if self.kill_at in (self.count, name):
             os.killpg(0, signal.SIGKILL)  # with its loader workers, as a machine that goes down
 
     def around(self, owner: object, name: str, before: str | None, after: str | None = None) -> None:
@@ -140,7 +154,7 @@ class _Events:
         setattr(owner, name, told)
 
 
-def _tell_events(path: str, kill_at: int, change) -> None:
+def _tell_events(path: str, kill_at: int | str, change) -> None:
     """Called before the training: puts events into it, and breaks it by `change`."""
     events = _Events(path, kill_at)
     save, evaluate = torch.save, loop.Trainer.evaluate
@@ -158,7 +172,13 @@ def _tell_events(path: str, kill_at: int, change) -> None:
         evaluate(self)
         events.where = ""
 
-    torch.save, loop.Trainer.evaluate = save_with_a_half, evaluate_and_say_so
+    on_epoch = BaseTask.on_epoch
+
+    def on_epoch_and_say_so(self, model, epoch):
+        on_epoch(self, model, epoch)
+        events.tell(f"epoch {epoch} begins")
+
+    torch.save, loop.Trainer.evaluate, BaseTask.on_epoch = save_with_a_half, evaluate_and_say_so, on_epoch_and_say_so
     events.around(os, "fsync", "a file is written, not flushed")
     events.around(os, "replace", "a file is flushed, not renamed", "a file is renamed")
     events.around(os, "truncate", "a log is not cut back yet", "a log is cut back")

@@ -43,7 +43,8 @@ EXPECTED_NAMES = (
     | {"picodet_l_640_coco", "picodet_s_416_npu_coco", "picodet_s_416_esnet_coco", "picodet_s_416_voc"}
     | {"picodet_s_192_pedestrian", "picodet_s_320_pedestrian", "picodet_xs_shapes", "picodet_s_416_bccd"}
     | {"ppyoloe_plus_t_coco", "ppyoloe_plus_s_pcp", "ppyoloe_xs_bccd", "ppyoloe_xs_shapes"}
-    | {"yolox_nano_shapes"}
+    | {f"yolox_{size}_coco" for size in ("nano", "tiny", "s", "m", "l", "x", "darknet53")}
+    | {"yolox_s_voc", "yolox_nano_shapes"}
 )
 FCOS_NAMES = {
     *("resnet50_fcos_coco_resize667", "resnet101_fcos_coco_resize667", "resnet50_fcos_coco_resize1000"),
@@ -429,6 +430,7 @@ config = shrunk(page{precision})
 # What a near copy may differ in and still take the steps of the page that it names: its network and its numbers.
 OF_NO_OTHER_KIND = {
     *("network", "backbone", "depth", "width", "channels", "head_convs", "starting_weights", "dropout"),
+    *("backbone_options", "neck", "neck_blocks", "head_channels", "activation", "use_depthwise", "Mosaic.prob"),
     *("batch_size", "lr", "epochs", "warmup_epochs"),
 }
 

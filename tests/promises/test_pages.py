@@ -30,7 +30,16 @@ ORDER = {  # heading on the page: the settings below it; a page states those tha
     "network": ("detector", "classifier"),
     "machinery": (
         *("precision", "channels_last", "compile", "deterministic", "threads", "tf32", "matmul_precision"),
-        *("data_on_device", "num_workers", "prefetch_factor", "pin_memory", "print_interval", "checkpoint_minutes"),
+        *(
+            "data_on_device",
+            "picture_cache",
+            "picture_cache_gb",
+            "num_workers",
+            "prefetch_factor",
+            "pin_memory",
+            "print_interval",
+            "checkpoint_minutes",
+        ),
         *("digest_interval", "num_pictures"),
     ),
 }

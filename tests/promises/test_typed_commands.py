@@ -80,6 +80,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20",
         "python -m benchmarks.evaluation",
         "python -m benchmarks.read_image",
+        "python -m benchmarks.data_pipeline",
         "python -m benchmarks.deformable",
     ),
 }
@@ -277,6 +278,7 @@ def test_benchmarks_start(tmp_path):
         "python -m benchmarks.train_step": "--rounds 1 --size 64 --batch 2",
         "python -m benchmarks.evaluation": "--images 4 --rounds 1",
         "python -m benchmarks.read_image": "--most 4 --rounds 1",
+        "python -m benchmarks.data_pipeline": "--pictures 4 --samples 2",
         "python -m benchmarks.deformable": "--size 64 --rounds 1",
     }
     for command in WALKS["benchmarks"]:

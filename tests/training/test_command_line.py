@@ -40,6 +40,8 @@ SCALARS = {
     "checkpoint_minutes": ("2", 2.0),
     "digest_interval": ("10", 10),
     "num_pictures": ("0", 0),
+    "picture_cache": ("memory", "memory"),
+    "picture_cache_gb": ("2", 2.0),
 }
 NESTED = {
     "optimizer", "schedule", "ema", "freeze", "freeze_batchnorm", "detector", "input", "train_data", "val_data",

@@ -205,7 +205,7 @@ def strided(width: int, *, channels: int = 8, groups: int = 1, stride: int = 2, 
 
 def test_a_bf16_convolution_whose_gradient_is_wrong_is_refused():
     """A map of width 1 crossed by a stride: what a small picture has on the coarsest levels of RetinaNet and FCOS."""
-    with refuse_nondeterministic("cuda"), pytest.raises(NondeterministicError, match="wrong.*float32"):
+    with refuse_nondeterministic("cuda"), pytest.raises(NondeterministicError, match=r"wrong.*float32"):
         strided(1)
     with (
         refuse_nondeterministic("cuda"),

@@ -14,6 +14,7 @@ import pytest
 import public
 from public import settings
 from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, freeze
+from public.datasets.balanced import Balanced
 from public.datasets.combine import Joined, Split
 from public.datasets.voc import Voc
 from public.datasets.yolo import Yolo
@@ -26,7 +27,9 @@ from public.training.ema import RampedEMA
 from public.training.optimizers import SGD, Adam, AdamW
 from public.training.schedules import QuadraticWarmupCosine, WarmupMultiStep
 from public.transforms.classification import ColorJitter, RandomErasing
-from public.transforms.detection import BatchRandomResizeEvery
+from public.transforms.copy_paste import CopyPaste
+from public.transforms.detection import BatchRandomResizeEvery, DropThin, HSVJitter
+from public.transforms.fitting import FitWhenRead
 from public.transforms.flip import RandomFlip
 from public.transforms.geometric import (
     Letterbox,
@@ -37,6 +40,7 @@ from public.transforms.geometric import (
     ResizeShorterSide,
 )
 from public.transforms.mixing import CutMix, Mixup, MixupOrCutMix
+from public.transforms.mosaic import BlendPartner, Mosaic, RandomAffine
 from public.transforms.rand_augment import RandAugment
 from public.transforms.rules import Until
 
@@ -73,6 +77,13 @@ VALUES = [  # of classes that no page names
     RandomTranslate(prob=0.5, fill=(0, 0, 0)), RandomCropKeepingObjects(prob=0.5),
     RandomShift(prob=0.5, max_shift_px=32, filter_thr_px=1, fill=(0, 0, 0)),
     RandomCenterCropPad(crop_size=(512, 512), ratios=(0.6, 1.3), border=128, fill=(124, 116, 104), num_attempts=50),
+    Balanced(data=VOC, threshold=0.001),
+    FitWhenRead(size=(640, 640), interpolation="linear", use_reduced=True),
+    Mosaic(size=(640, 640), prob=1.0, center=(0.5, 1.5), affine=RandomAffine(
+        rotation=10.0, scale=(0.1, 2.0), shear=2.0, translate=0.1, fill=(114, 114, 114))),
+    BlendPartner(prob=1.0, scale=(0.5, 1.5), flip_prob=0.5, fill=(114, 114, 114)),
+    CopyPaste(prob=0.5, max_objects=3, max_covered=0.3),
+    HSVJitter(hue=5, saturation=30, value=30, apply_prob=0.5), DropThin(min_side=1.0),
     *PUBLISHED.values(),
 ]  # fmt: skip
 
