@@ -5,6 +5,7 @@ from typing import Any
 
 from public.families import (
     centernet,
+    distilled,
     fcos,
     image_classifier,
     picodet,
@@ -19,8 +20,10 @@ from public.families import (
 # name of the settings class -> the class
 SETTINGS_CLASSES: dict[str, type] = {
     "CenterNet": centernet.CenterNet,
+    "Distilled": distilled.Distilled,
     "FCOS": fcos.FCOS,
     "ImageClassifier": image_classifier.ImageClassifier,
+    "Mutual": distilled.Mutual,
     "PicoDet": picodet.PicoDet,
     "PicoDetLegacy": picodet_legacy.PicoDetLegacy,
     "PPYOLOE": ppyoloe.PPYOLOE,

@@ -134,7 +134,7 @@ def _size(experiment: Experiment | None, notes: list[str]) -> tuple[int | None, 
     if experiment is None:
         return None, None
     try:
-        return _count(experiment.config.network_settings, experiment.config.input.usual_size)
+        return _count(experiment.config.used_settings, experiment.config.input.usual_size)
     except Exception as error:  # a model of the experiment's own is any program
         notes.append(f"its network cannot be counted: {type(error).__name__}: {' '.join(str(error).split())}")
         return None, None

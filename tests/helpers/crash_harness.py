@@ -31,12 +31,15 @@ from public.runs import run_folder
 from public.training import ema, loop
 from public.transforms.flip import RandomFlip
 from tests.helpers.classification_experiments import TinyClassification
+from tests.helpers.distilled_experiments import TinyDistilled, TinyMutual
 from tests.helpers.experiments import TinyExperiment, read_manifest, read_metrics
 from tests.helpers.forked_training import TIMEOUT, Training
 
 EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
     "detection": TinyExperiment.create,
     "classification": TinyClassification.create,
+    "distilled": TinyDistilled.create,
+    "mutual": TinyMutual.create,
 }
 FREE = (("--num_workers", ("0", "1")), ("--checkpoint_minutes", ("0", "10")))  # flags and values to draw from
 LONGEST_PAUSE = 0.002  # seconds between two looks at a run that is to be killed by the clock
