@@ -5,8 +5,8 @@ Papers: FGD, arXiv 2111.11837 (its relation blocks are those of GCNet, arXiv 190
 `distillation.py`, `distillation_heads.py` and `distillation_classes.py`.
 Deviations:
 - Maps are normalised by the statistics of the whole batch, over all processes.
-- FGD's adapters are trained.  PaddleDetection and miemiedetection hand the optimizer the student alone, so that theirs keep
-  their initial values.
+- FGD's adapters are trained.  miemiedetection hands the optimizer the student alone, so that its own keep their initial
+  values.
 
 Legend: B batch, C channels, H W height and width, L levels.
 """

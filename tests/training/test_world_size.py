@@ -83,7 +83,7 @@ def test_three_steps_in_float32_agree_to_rounding(fresh):
 
 
 def test_a_student_beside_its_teacher_agrees_as_well(tmp_path):
-    """Maps are normalised over all processes; without that the distance is 200 times the one that rounding explains."""
+    """Maps are normalised over all processes; without that the distance is 400 times as large."""
     pair, states = TinyDistilled.create(tmp_path), []
     for world_size in (1, 2):
         train(pair, "--max_steps", "2", "--resume", "none", "--num_pictures", "0", world_size=world_size)
