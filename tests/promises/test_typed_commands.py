@@ -75,6 +75,7 @@ WALKS = {  # name: commands in their order
     "benchmarks": (
         "python -m benchmarks.determinism",
         "python -m benchmarks.train_step",
+        "python -m benchmarks.distilled_step",
         "python -m benchmarks.evaluation",
         "python -m benchmarks.read_image",
         "python -m benchmarks.deformable",
@@ -272,6 +273,7 @@ def test_benchmarks_start(tmp_path):
     clone.shorten |= {
         "python -m benchmarks.determinism": "--rounds 1 --size 64 --batch 2",
         "python -m benchmarks.train_step": "--rounds 1 --size 64 --batch 2",
+        "python -m benchmarks.distilled_step": "--rounds 1 --size 64 --batch 2 --teacher ppyoloe_xs",
         "python -m benchmarks.evaluation": "--images 4 --rounds 1",
         "python -m benchmarks.read_image": "--most 4 --rounds 1",
         "python -m benchmarks.deformable": "--size 64 --rounds 1",
