@@ -18,6 +18,7 @@ from public.datasets.combine import Joined, Split
 from public.datasets.voc import Voc
 from public.datasets.yolo import Yolo
 from public.families import PUBLISHED
+from public.families.distilled import MGD, PKD
 from public.files import REPOSITORY
 from public.resizing import KeepSize, ShorterSide
 from public.runs.experiment import load_experiment
@@ -73,6 +74,7 @@ VALUES = [  # of classes that no page names
     RandomTranslate(prob=0.5, fill=(0, 0, 0)), RandomCropKeepingObjects(prob=0.5),
     RandomShift(prob=0.5, max_shift_px=32, filter_thr_px=1, fill=(0, 0, 0)),
     RandomCenterCropPad(crop_size=(512, 512), ratios=(0.6, 1.3), border=128, fill=(124, 116, 104), num_attempts=50),
+    PKD(weight=1.0), MGD(weight=2e-5, masked=0.65),
     *PUBLISHED.values(),
 ]  # fmt: skip
 
