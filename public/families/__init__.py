@@ -5,7 +5,6 @@ from typing import Any
 
 from public.families import (
     centernet,
-    distilled,
     fcos,
     image_classifier,
     picodet,
@@ -17,13 +16,11 @@ from public.families import (
     yolox,
 )
 
-# name of the settings class -> the class
+# name of the settings class -> the class; pairs (`distilled.py`) are none, since a checkpoint is of the student alone
 SETTINGS_CLASSES: dict[str, type] = {
     "CenterNet": centernet.CenterNet,
-    "Distilled": distilled.Distilled,
     "FCOS": fcos.FCOS,
     "ImageClassifier": image_classifier.ImageClassifier,
-    "Mutual": distilled.Mutual,
     "PicoDet": picodet.PicoDet,
     "PicoDetLegacy": picodet_legacy.PicoDetLegacy,
     "PPYOLOE": ppyoloe.PPYOLOE,

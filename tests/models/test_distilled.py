@@ -244,3 +244,22 @@ def test_picodet_takes_the_head_s_terms_too():
         loss = replace(settings, logits=logits).build_loss()
         terms = loss(settings.build_model()(images()), [target] * 2, Progress(100, 0, 0, 300, 1))
         assert terms["loss_logits"] > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_without_objects_and_from_half_precision_all_terms_are_finite_and_float32(precision):
+    torch.manual_seed(0)
+    settings = pair(feature=METHODS["fgd"], logits=LOGITS, factor=0.125, teacher_precision=precision)
+    model, loss = settings.build_model(), settings.build_loss()
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        outputs = model(images())
+    for epoch in (0, 200):
+        terms = loss(outputs, [none, none], Progress(epoch, 0, 0, 300, 1))
+        assert set(terms) == {"loss_cls", "loss_iou", "loss_dfl", "loss_feature", "loss_logits"}
+        assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+        gradients = torch.autograd.grad(
+            sum(terms.values()), list(model.student.parameters()), retain_graph=True, allow_unused=True
+        )
+        assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+        assert sum(gradient is None for gradient in gradients) == 0
