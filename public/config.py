@@ -101,6 +101,11 @@ class TrainingConfig:
         """What builds model and loss."""
         raise NotImplementedError(f"{type(self).__name__} has to say which of its fields is the network")
 
+    @property
+    def used_settings(self) -> Any:
+        """What builds the network that is used: of a student with its teacher those of the student alone."""
+        return getattr(self.network_settings, "used", self.network_settings)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig(TrainingConfig):
@@ -277,7 +282,9 @@ def scale_epochs(value: Any, factor: float, name: str = "") -> tuple[Any, list[t
     return dataclasses.replace(value, **changes) if changes else value, found
 
 
-def _scaled(number: float, factor: float) -> float:
+def _scaled(number: Any, factor: float) -> Any:
+    if number is None:  # a phase that never comes
+        return None
     if isinstance(number, int):
         return max(round(number * factor), min(number, 1))
     return number * factor

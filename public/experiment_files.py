@@ -12,15 +12,17 @@ from pathlib import Path
 from public.files import REPOSITORY
 
 EXPERIMENT_FILES = (".py", ".sh", ".md", ".json", ".txt")  # what a run copies from an experiment's folder
+RESULTS = ("seeds.json",)  # what commands write into an experiment's folder: no part of the recipe
 PREFIX = "encore_experiment_"  # of the packages' names
 
 
 def experiment_files(folder: Path) -> list[Path]:
     """The files of an experiment's folder that belong to the recipe, sorted.
 
-    Not its runs, nothing hidden (what editors and tools leave), and not the file that this process writes its output to.
+    Not its runs and results, nothing hidden (what editors and tools leave), and not the file that this process writes its
+    output to.
     """
-    inside = (p for p in folder.rglob("*") if p.is_file() and p.suffix in EXPERIMENT_FILES)
+    inside = (p for p in folder.rglob("*") if p.is_file() and p.suffix in EXPERIMENT_FILES and p.name not in RESULTS)
     places = ((p, p.relative_to(folder).parts) for p in inside)
     kept = (p for p, parts in places if not ({"runs", "__pycache__"} & set(parts) or any(n[0] == "." for n in parts)))
     outputs = _own_outputs()

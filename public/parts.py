@@ -6,6 +6,8 @@ A network names in `training_only` the children that inference does without.  Th
   leaves them out.
 - Parts none of whose parameters is trained, such as a teacher.  They come from outside and never change, so they are no
   state: neither state dict, average, checkpoint, digest, optimizer nor counts know them, and they stay in eval mode.
+
+A network that only holds the one that is used, such as a student beside its teacher, names that child in `used`.
 """
 
 import copy
@@ -49,6 +51,32 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """
     lent = {name: value for name, value in model.state_dict().items() if _is_lent(name, lent_parts(model))}
     model.load_state_dict(state | lent)
+
+
+def used_part(model: nn.Module) -> nn.Module:
+    """The network that is used in the end: the child that `model` names in `used`, or `model` itself."""
+    name = getattr(model, "used", None)
+    return model if name is None else getattr(model, name)
+
+
+def state_beside(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What `state_of(model)` holds beside the state of the used part, under the names that it has in `model`."""
+    start = used_start(model)
+    return {name: value for name, value in state_of(model).items() if start and not name.startswith(start)}
+
+
+def joined_state(
+    model: nn.Module, used: dict[str, torch.Tensor], beside: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """A state of `state_of(model)` from that of the used part and that of `state_beside`."""
+    start = used_start(model)
+    return {f"{start}{name}": value for name, value in used.items()} | beside
+
+
+def used_start(model: nn.Module) -> str:
+    """How the names of the used part begin in `model`."""
+    name = getattr(model, "used", None)
+    return "" if name is None else f"{name}."
 
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -16,7 +16,7 @@ from public.families import (
     yolox,
 )
 
-# name of the settings class -> the class
+# name of the settings class -> the class; pairs (`distilled.py`) are none, since a checkpoint is of the student alone
 SETTINGS_CLASSES: dict[str, type] = {
     "CenterNet": centernet.CenterNet,
     "FCOS": fcos.FCOS,

@@ -54,7 +54,7 @@ def open_detector(place: str, weights: str | None, device: str) -> tuple[detecto
         raise ValueError(
             f"{place} classifies images and finds no boxes: python -m public.test_scripts.classify {place} IMAGE"
         )
-    return detector.load(path, device, settings=experiment.config.network_settings), path
+    return detector.load(path, device, settings=experiment.config.used_settings), path
 
 
 def open_classifier(place: str, weights: str | None, device: str) -> tuple[classifier.TrainedClassifier, Path]:
@@ -69,7 +69,7 @@ def open_classifier(place: str, weights: str | None, device: str) -> tuple[class
         return classifier.load(path, device), path
     if not isinstance(experiment.config, ClassificationConfig):
         raise ValueError(f"{place} finds objects: python -m public.test_scripts.detect {place} IMAGE")
-    return classifier.load(path, device, settings=experiment.config.classifier), path
+    return classifier.load(path, device, settings=experiment.config.used_settings), path
 
 
 def open_any(
@@ -143,7 +143,7 @@ def find_network(place: str) -> Network:
     """
     if Path(place).exists():
         experiment = load_experiment(place)
-        return Network(experiment.name, experiment.config.network_settings, experiment.config.input, experiment)
+        return Network(experiment.name, experiment.config.used_settings, experiment.config.input, experiment)
     if place in NETWORKS:
         return Network(place, Published(place), None, None)
     if place in PUBLISHED:

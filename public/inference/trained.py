@@ -45,7 +45,7 @@ def recorded_settings(path: Path, frozen: dict, command: str):
         ValueError: they need the code of an experiment that the checkpoint no longer lies in.
     """
     if (path.parent / "config.json").is_file():
-        return load_experiment(path.parent).config.network_settings
+        return load_experiment(path.parent).config.used_settings
     name = next(iter(frozen), "")
     if len(frozen) != 1 or not isinstance(frozen[name], dict):
         raise ValueError(f"{path} is damaged: its settings are {brief(frozen)}, not those of one class")

@@ -22,7 +22,7 @@ def varifocal_loss(
         the loss of each element.
     """
     weights = torch.where(is_positive, targets, alpha * probabilities.pow(gamma))
-    log_likelihood = targets * _finite_log(probabilities) + (1 - targets) * _finite_log(1 - probabilities)
+    log_likelihood = targets * finite_log(probabilities) + (1 - targets) * finite_log(1 - probabilities)
     return -weights * log_likelihood
 
 
@@ -77,7 +77,7 @@ def penalty_reduced_focal_loss(
     return -penalty * (-signed).sigmoid().pow(alpha) * F.logsigmoid(signed)
 
 
-def _finite_log(x: torch.Tensor) -> torch.Tensor:
+def finite_log(x: torch.Tensor) -> torch.Tensor:
     """log(x) for x >= 0, and LOG_OF_ZERO with a gradient of 0 at x = 0.  NaN stays NaN."""
     smallest = torch.finfo(x.dtype).tiny
     return torch.where(x == 0, LOG_OF_ZERO, x.clamp(min=smallest).log())

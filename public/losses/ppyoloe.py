@@ -90,8 +90,7 @@ class PPYOLOELoss(DenseLoss):
             probabilities = self.scores(outputs)  # (B, A, K)
             distances_ltrb = self.distances(outputs, outputs.box_logits) * strides  # (B, A, 4) pixels
             predicted_boxes = distances_to_boxes(points, distances_ltrb)
-            half_cells = strides * self.grid_cell_scale / 2
-            cells = torch.cat([points - half_cells, points + half_cells], dim=1)  # (A, 4) pixels
+            cells = self.cells(outputs)
             assignments = []
             for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
                 given: dict[str, Any] = {
@@ -132,6 +131,17 @@ class PPYOLOELoss(DenseLoss):
         return cell_points(
             outputs.level_sizes, self.strides, offset=self.grid_cell_offset, device=outputs.class_logits.device
         )
+
+    def points_in_strides(self, outputs) -> torch.Tensor:
+        """The points (A, 2), each in strides of its own level."""
+        points, strides = self._points(outputs)
+        return points / strides
+
+    def cells(self, outputs) -> torch.Tensor:
+        """The cells (A, 4) of the static assigner around the points, in pixels."""
+        points, strides = self._points(outputs)
+        half_cells = strides * self.grid_cell_scale / 2
+        return torch.cat([points - half_cells, points + half_cells], dim=1)
 
     def _class_loss(self, scores: torch.Tensor, assignment: Assignment) -> torch.Tensor:
         """Sum over all points and classes; the target is the score at the assigned class and 0 elsewhere."""

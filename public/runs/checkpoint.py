@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what the parts have t
     "metrics": ("a dict", lambda value: isinstance(value, dict)),
     "chain": ("a text", lambda value: isinstance(value, str)),
     "raw_model": ("a dict of names and tensors", is_state),
+    "beside": ("a dict of names and tensors", is_state),
     "ema": (
         "a dict with a number of updates and a product within 0 .. 1",
         lambda value: (

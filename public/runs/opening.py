@@ -57,6 +57,8 @@ def _open(experiment: Experiment, parsed: command_line.Parsed, task) -> Opening:
     if options.fingerprint == "full":
         data |= {f"{split}_pictures": content_digest(files) for split, files in task.picture_files().items() if files}
     identity = manifest.identity(experiment, data, options)
+    if task.teacher is not None:
+        identity["teacher"] = task.teacher
     if options.resume == "none":
         return _new_run(experiment, parsed, identity, ["starting from scratch, as --resume none says"])
     if options.resume != "auto":

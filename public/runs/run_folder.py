@@ -227,7 +227,10 @@ def refusals(run: RunFolder, config: TrainingConfig, identity: dict, allow_code_
         old, new = recorded_identity.get(name), identity.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-            reasons += [f"{name}.{key} was {old.get(key)}, now {new.get(key)}{_how_read(key, old)}" for key in changed]
+            of = f" of {new['file']}" if "file" in new and "file" not in changed else ""
+            reasons += [
+                f"{name}.{key}{of} was {old.get(key)}, now {new.get(key)}{_how_read(key, old)}" for key in changed
+            ]
         elif old != new:
             reasons.append(f"{name} was {old}, now {new}")
     return reasons

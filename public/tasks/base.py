@@ -37,6 +37,7 @@ class BaseTask(ABC):
     """
 
     kind: str  # "detector" or "classifier", as the configuration calls its network
+    teacher: dict[str, str] | None = None  # where a teacher's weights come from: `public.weights.teacher`
 
     def __init__(
         self,
@@ -54,7 +55,8 @@ class BaseTask(ABC):
         self._skipped: dict[str, None] = {}  # lines on pictures that could not be used, in order, each once
         self._prescribed = class_names
         self.class_names: tuple[str, ...] = class_names or self.data("train").class_names
-        _check_name(config.network_settings)
+        for settings in (config.network_settings, config.used_settings):
+            _check_name(settings)
         num_classes = config.network_settings.num_classes
         if len(self.class_names) != num_classes:
             raise ValueError(

@@ -46,7 +46,7 @@ class ClassificationTask(BaseTask):
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about its weights beside the weights."""
-        settings = self.config.classifier
+        settings = self.config.used_settings
         return {
             "model_name": settings.network,
             "num_classes": len(self.class_names),

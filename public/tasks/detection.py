@@ -114,12 +114,13 @@ class DetectionTask(BaseTask):
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about its weights beside the weights."""
+        settings = self.config.used_settings
         return {
-            "model_name": type(self.config.detector).__name__,
+            "model_name": type(settings).__name__,
             "num_classes": len(self.class_names),
             "class_names": list(self.class_names),
             "input": freeze(self.config.input)["InputSpec"],
-            "detector": freeze(self.config.detector),
+            "detector": freeze(settings),
         }
 
     def train_dataset(self) -> DetectionDataset:

@@ -13,6 +13,9 @@ recipe card expects.  The columns:
     images/s          of training, the median over the lines of the log
     digest            of the weights that are evaluated (averaged ones where there are), the first 16 digits; of a
                       finished run
+    seeds             of a run that `seeds` counted: mean +- standard deviation (number) of the metric that chooses the best
+
+Below the table it says of each experiment with such a spread whether it differs from the first by more than its seeds do.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from public.reports.curves import METRIC_NAMES
 from public.reports.tables import STYLES, Cell, format_table
 from public.runs.experiment import Experiment, load_experiment
 from public.runs.records import RunRecord, find_runs, read_run, short_names
+from public.runs.seed_spread import Spread, read_spreads, verdict
 
 Row = dict[str, Cell]
 WIDEST = 60  # characters of a setting that are shown; csv has all
@@ -66,8 +70,13 @@ def compare(arguments: argparse.Namespace) -> list[Row]:
         rows = [
             _row(name, path, records[path], experiments[path], metrics, notes[path]) for name, path in zip(names, paths)
         ]
+        spreads = {path: _spread(path, notes[path]) for path in paths}
+        if any(spreads.values()):
+            rows = [row | {"seeds": str(spreads[path] or "") or None} for row, path in zip(rows, paths)]
         rows = _sorted(rows, arguments.sort, arguments.reverse)
         print(format_table(list(rows[0]), [list(row.values()) for row in rows], arguments.format))
+        if arguments.format != "csv":
+            print("\n".join(_verdicts(spreads)), end="\n" if _verdicts(spreads) else "")
     for name, path in zip(names, paths):
         for note in notes[path]:
             print(f"{name}: {note}", file=sys.stderr)
@@ -134,7 +143,7 @@ def _size(experiment: Experiment | None, notes: list[str]) -> tuple[int | None, 
     if experiment is None:
         return None, None
     try:
-        return _count(experiment.config.network_settings, experiment.config.input.usual_size)
+        return _count(experiment.config.used_settings, experiment.config.input.usual_size)
     except Exception as error:  # a model of the experiment's own is any program
         notes.append(f"its network cannot be counted: {type(error).__name__}: {' '.join(str(error).split())}")
         return None, None
@@ -175,6 +184,32 @@ def _expected(path: Path) -> str | None:
         return None
     found = re.search(r"^Expected: ([\w-]+(?: error)? \d+\.\d+)", card, flags=re.MULTILINE)
     return found[1] if found else None
+
+
+def _spread(path: Path, notes: list[str]) -> Spread | None:
+    """What `seeds` found of the experiment with this run among others; of an experiment without runs, with no flags."""
+    is_run = not (path / "config.py").is_file()
+    try:
+        spreads = read_spreads(path.parent.parent if is_run else path)
+    except ValueError as error:
+        notes.append(str(error))
+        return None
+    found = [s for flags, s in spreads.items() if (path.name in s.runs if is_run else not flags)]
+    return found[0] if found else None
+
+
+def _verdicts(spreads: dict[Path, Spread | None]) -> list[str]:
+    """A line for each spread of the metric of the first, other than the first."""
+    named: dict[Spread, str] = {}
+    for path, spread in spreads.items():
+        if spread is not None:
+            named.setdefault(spread, path.name if (path / "config.py").is_file() else path.parent.parent.name)
+    first = next(iter(named), None)
+    return [
+        f"{named[first]} against {name}: {verdict(first, spread)}"
+        for spread, name in named.items()
+        if first is not None and spread is not first and spread.metric == first.metric
+    ]
 
 
 def _sorted(rows: list[Row], column: str | None, is_reversed: bool) -> list[Row]:

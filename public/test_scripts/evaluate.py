@@ -83,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
             limit_images=limit,
             class_names=tuple(checkpoint["class_names"]),
         )
-        model = build_trained(path, checkpoint, config.network_settings)
+        model = build_trained(path, checkpoint, config.used_settings)
         metrics = task.evaluate(place(model, device, channels_last=config.channels_last), split)
         if collectives.rank() == 0:
             print(f"weights {path}, digest {digest(checkpoint['model'])[:16]}")

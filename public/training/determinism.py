@@ -39,9 +39,9 @@ NONDETERMINISTIC = {
     "torchvision::ps_roi_pool": "torchvision's position-sensitive RoIPool (backward)",
 }
 BF16_MESSAGE = (
-    "the gradient of a bf16 convolution's weights is wrong, and another one each time, where it strides over a map of width 1 "
-    "on a CPU with bf16 instructions (oneDNN in torch 2.15): input {}, weights {}, stride {}. Take larger pictures, or "
-    "--precision float32"
+    "the gradient of a bf16 convolution's weights is wrong, and another one each time, where it strides over a map of "
+    "width 1 on a CPU with bf16 instructions (oneDNN in torch 2.15): input {}, weights {}, stride {}. Take larger "
+    "pictures, or --precision float32"
 )
 DEVICE_TYPE = "cuda"  # where they have none; on a CPU all of them repeat
 FIRST_TORCH_WITH_DETERMINISTIC_COMPILE = (2, 15)

@@ -16,7 +16,7 @@ from public.checkpoint_files import digest, save_atomic
 from public.config import TrainingConfig
 from public.parallel import collectives
 from public.parallel.reduce import GradientReducer
-from public.parts import state_of, train
+from public.parts import state_of, train, used_part
 from public.precision import autocast
 from public.protocols import Batch, Progress, Task
 from public.reports.curves import Redrawing, draw_curves
@@ -55,7 +55,7 @@ class Trainer:
         self.num_steps = min(config.epochs * self.steps_per_epoch, max_steps or config.epochs * self.steps_per_epoch)
         self.reducer = GradientReducer(state.model)
         self.network = torch.compile(state.model) if config.compile else state.model
-        self.frozen_batchnorm = batchnorm_layers(state.model, config.freeze_batchnorm)
+        self.frozen_batchnorm = batchnorm_layers(used_part(state.model), config.freeze_batchnorm)
         self._epoch: int | None = None  # the epoch that on_epoch was told of
         self._is_checked = not config.deterministic  # whether the operations of the network have been looked at
         self.pace = Pace(is_measured=device.type == "cpu" and not collectives.is_distributed())
@@ -318,7 +318,7 @@ class Trainer:
         self.state.saved = self.state.described()
 
     def save_best(self, metrics: dict) -> None:
-        weights = state_of(self.state.weights)
+        weights = state_of(used_part(self.state.weights))
         entries = {"model": weights, "metrics": metrics, "step": self.state.step, "digest": digest(weights)}
         save_atomic(self.task.card() | entries, self.run.path / "best.pth")
 

@@ -4,7 +4,8 @@ Weight decay is chosen by the kind of a parameter, because the published recipes
 but its normalisation layers, YOLOX and PicoDet spare every bias as well.
 
 `lr_factors=(("backbone.", 0.1),)` multiplies the learning rate of the parameters whose names begin so; the first beginning
-that fits counts.  It alone has a default, none: pages from before it was there mean just that.
+that fits counts.  Of a student beside its teacher these are the student's own names.  It alone has a default, none: pages
+from before it was there mean just that.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from public.parts import used_start
 from public.settings import Fraction, Name, NonNegative, Positive, check
 
 LRFactors = tuple[tuple[Name, NonNegative], ...]  # beginnings of parameters' names, and factors of the learning rate
@@ -90,12 +92,14 @@ def parameter_groups(
     }
     unused = {start for start, _ in lr_factors}
     seen: set[int] = set()
+    own = used_start(model)
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            start, factor = _lr_factor(f"{prefix}.{name}" if prefix else name, lr_factors)
+            full_name = (f"{prefix}.{name}" if prefix else name).removeprefix(own)
+            start, factor = _lr_factor(full_name, lr_factors)
             unused.discard(start)
             is_norm = isinstance(module, NORMALISATION)
             is_spared = (is_norm and not decay_normalisation) or (not is_norm and name == "bias" and not decay_bias)

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from public.files import write_text
 from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
-from public.parts import decide_lent, own_parameters, state_of
+from public.parts import decide_lent, own_parameters, state_of, used_part
 from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
@@ -35,6 +36,7 @@ from public.training.loop import Trainer
 from public.training.reporter import Reporter
 from public.training.state import TrainingState
 from public.weights.load import check_keywords, find_starting_weights, load_starting_weights
+from public.weights.teacher import explained, load_teacher
 
 
 def main(file: str) -> None:
@@ -147,7 +149,9 @@ def _prepare(
         data_root = find_data_root(options.data_root)
         task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
         task.check_batches()
-        return task, *build_state(config, device, task.class_names)
+        state, notes = build_state(config, device, task.class_names)
+        task.teacher = getattr(state.model, "teacher_file", None)
+        return task, state, notes
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -159,13 +163,14 @@ def build_state(
     random_streams.seed_torch(config.seed, "model")
     model = config.network_settings.build_model()
     decide_lent(model)
-    notes = []
+    notes = _load_teacher(model, config, class_names)
     if config.starting_weights is not None:
         path, told = _starting_weights(config.starting_weights)
-        check_keywords(config.network_settings, path)
-        lines = load_starting_weights(model, path, backbone_only=config.backbone_only, class_names=class_names)
-        notes = [f"starting from {told}", *lines]
-    frozen = freeze_parameters(model, config.freeze)
+        check_keywords(config.used_settings, path)
+        student = used_part(model)
+        lines = load_starting_weights(student, path, backbone_only=config.backbone_only, class_names=class_names)
+        notes += [f"starting from {told}", *lines]
+    frozen = freeze_parameters(used_part(model), config.freeze)
     total = sum(p.numel() for _, p in own_parameters(model))
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     if config.sync_batchnorm and collectives.is_distributed():
@@ -178,6 +183,27 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
     return state, notes
+
+
+def _load_teacher(model: Any, config: TrainingConfig, class_names: tuple[str, ...] | None) -> list[str]:
+    """Gives a teacher its weights and notes on the model where they come from; lines for the log.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: they do not fit, or are for other classes.
+    """
+    if not hasattr(model, "teacher_file"):
+        return []
+    name = config.network_settings.teacher_weights
+    if name is None:
+        return ["the teacher has its initial values, as teacher_weights = None says: there is nothing to learn from it"]
+    try:
+        path, told = _starting_weights(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"teacher_weights is {name!r}: {explained(error)}") from error
+    check_keywords(config.network_settings.teacher, path)
+    model.teacher_file, lines = load_teacher(model.teacher, path, config=config, class_names=class_names)
+    return [f"the teacher's weights: {told}, digest {model.teacher_file['digest'][:16]}", *lines]
 
 
 def _starting_weights(name: str) -> tuple[Path, str]:

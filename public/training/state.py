@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from public.parts import load_state, state_of
+from public.parts import joined_state, load_state, state_beside, state_of, used_part
 from public.runs.checkpoint import check_parts, lacking
 from public.text import brief, shorten
 from public.training.ema import ModelEMA
@@ -37,7 +37,10 @@ class TrainingState:
         return f"step {self.step} ({self.phase})"
 
     def state_dict(self) -> dict:
-        """`model` holds the weights to use, `training` all that is needed beside them to go on."""
+        """`model` holds the weights to use, `training` all that is needed beside them to go on.
+
+        What a network trains beside the part that is used, such as the adapters of a student, is `beside`.
+        """
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -51,7 +54,9 @@ class TrainingState:
         if self.ema:
             training["raw_model"] = state_of(self.model)
             training["ema"] = {"num_updates": self.ema.num_updates, "decay_product": self.ema.decay_product}
-        return {"model": state_of(self.weights), "training": training}
+        if beside := state_beside(self.weights):
+            training["beside"] = beside
+        return {"model": state_of(used_part(self.weights)), "training": training}
 
     def load_state_dict(self, checkpoint: dict) -> None:
         """Puts the whole state back.
@@ -63,9 +68,10 @@ class TrainingState:
         check_parts(checkpoint)
         try:
             training = checkpoint["training"]
-            load_state(self.model, training["raw_model"] if self.ema else checkpoint["model"])
+            weights = joined_state(self.weights, checkpoint["model"], training.get("beside", {}))
+            load_state(self.model, training["raw_model"] if self.ema else weights)
             if self.ema:
-                self.ema.load_state_dict({"model": checkpoint["model"]} | training["ema"])
+                self.ema.load_state_dict({"model": weights} | training["ema"])
             _check_optimizer(self.optimizer.state_dict(), training["optimizer"], self.optimizer.param_groups)
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])

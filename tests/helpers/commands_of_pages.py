@@ -30,15 +30,25 @@ def parse_module(module: str, words: list[str], *, is_mention: bool = False) -> 
         return f"{module} is no command"
     if is_mention:
         return None
-    understood = argparse.ArgumentParser.parse_args
+    understood, known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
+    is_whole = False  # a command that hands the rest of its flags on calls parse_known_args itself
 
     def parse_args(self, *arguments, **keywords):
+        nonlocal is_whole
+        is_whole = True
         understood(self, *arguments, **keywords)
         raise ParsedError
+
+    def parse_known_args(self, *arguments, **keywords):
+        found = known(self, *arguments, **keywords)
+        if not is_whole:
+            raise ParsedError
+        return found
 
     told = io.StringIO()
     with (
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args),
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_known_args),
         mock.patch.object(sys, "argv", [module, *words]),
         contextlib.redirect_stderr(told),
         contextlib.redirect_stdout(io.StringIO()),

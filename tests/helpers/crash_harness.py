@@ -32,6 +32,7 @@ from public.tasks.base import BaseTask
 from public.training import ema, loop
 from public.transforms.flip import RandomFlip
 from tests.helpers.classification_experiments import TinyClassification
+from tests.helpers.distilled_experiments import TinyDistilled, TinyMutual
 from tests.helpers.experiments import read_manifest, read_metrics
 from tests.helpers.forked_training import TIMEOUT, Training
 from tests.helpers.mosaic_experiment import MosaicExperiment
@@ -39,6 +40,8 @@ from tests.helpers.mosaic_experiment import MosaicExperiment
 EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
     "detection": MosaicExperiment.create,
     "classification": TinyClassification.create,
+    "distilled": TinyDistilled.create,
+    "mutual": TinyMutual.create,
 }
 FIRST_KILL = "epoch 1 begins"  # where mosaics end, for those that are told to begin with it
 FREE = (("--num_workers", ("0", "1")), ("--checkpoint_minutes", ("0", "10")))  # flags and values to draw from

@@ -32,12 +32,15 @@ def small_copy(folder: Path, root: Path, *, num_images: int) -> TinyExperiment:
 def a_page_of_each_detector() -> dict[str, Path]:
     """Name of a class of detector settings -> an experiment with it: on the drawn shapes where there is one.
 
-    What holds of every detector is tested on these, so that a new one is under all those tests with its first page.
+    What holds of every detector is tested on these, so that a new one is under all those tests with its first page.  A
+    student beside its teacher is no other detector; what holds of pairs is tested in test_distilled.
     """
     pages: dict[str, Path] = {}
     folders = sorted(REPOSITORY.glob("detection_experiments/*/config.py"))
     for file in sorted(folders, key=lambda file: not file.parent.name.endswith("_shapes")):
-        pages.setdefault(type(detector_of(load_experiment(file.parent).config)).__name__, file.parent)
+        config = load_experiment(file.parent).config
+        if config.used_settings is config.network_settings:
+            pages.setdefault(type(detector_of(config)).__name__, file.parent)
     return pages
 
 

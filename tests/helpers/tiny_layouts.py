@@ -47,6 +47,8 @@ def write_layout(config: TrainingConfig, data_root: Path, *, num_images: int, se
 def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingConfig:
     """`config` with small pictures, two images a step and no loader processes; everything else as it is.
 
+    A teacher has its initial values.
+
     Of classification the learning rate falls with the images of a step: that of 256 would blow up the deepest networks.
     CIFAR's archives, whose names promise 60,000 pictures, are looked for under the name that `write_layout` gave them.
 
@@ -58,6 +60,9 @@ def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingC
     if isinstance(config, ClassificationConfig):
         spec = dataclasses.replace(spec, shorter_side=side * config.input.shorter_side // config.input.size[0])
         lr = config.lr * IMAGES_A_STEP / config.batch_size
+    if getattr(config.network_settings, "teacher_weights", None) is not None:
+        field = "classifier" if isinstance(config, ClassificationConfig) else "detector"
+        config = replace(config, **{field: dataclasses.replace(config.network_settings, teacher_weights=None)})
     return replace(
         config,
         train_data=_renamed(config.train_data),

@@ -34,7 +34,7 @@ CIFAR = REPOSITORY / "cifar100_experiments"
 IMAGENET = REPOSITORY / "imagenet_experiments"
 DEPTHS = (18, 34, 50, 101, 152)
 CIFAR_PAGES = [f"resnet{depth}" for depth in DEPTHS]
-IMAGENET_PAGES = sorted(path.parent.name for path in IMAGENET.glob("*/config.py"))
+IMAGENET_PAGES = sorted(path.parent.name for path in IMAGENET.glob("*/config.py") if "_distilled_" not in str(path))
 STEPS = 5004  # of an epoch of ImageNet: 1,281,167 images, 256 a step
 
 every_imagenet_page = pytest.mark.parametrize("name", IMAGENET_PAGES)

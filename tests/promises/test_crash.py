@@ -8,17 +8,18 @@ import pytest
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.crash_harness import EXPERIMENTS, FIRST_KILL, SABOTAGE, Harness, differences
 
-SHORT = {"detection": ("--epochs", "2", "--num_pictures", "0"), "classification": ()}  # flags of every start
+SHORT = {"detection": ("--epochs", "2", "--num_pictures", "0"), "mutual": ("--epochs", "2")}  # flags of every start
 
 
-on_the_quicker_one = pytest.mark.parametrize("undisturbed", ["classification"], indirect=True)
+def on(*names: str):
+    return pytest.mark.parametrize("undisturbed", names, indirect=True)
 
 
-@pytest.fixture(scope="module", params=EXPERIMENTS)
+@pytest.fixture(scope="module")
 def undisturbed(request, tmp_path_factory):
     """An experiment, a run of it that nothing disturbed, and a harness that knows how long it takes."""
     experiment = EXPERIMENTS[request.param](tmp_path_factory.mktemp("crash"))
-    harness = Harness(experiment, np.random.default_rng(0), flags=SHORT[request.param])
+    harness = Harness(experiment, np.random.default_rng(0), flags=SHORT.get(request.param, ()))
     return harness, harness.undisturbed().rename(experiment.folder.parent / "reference")
 
 
@@ -37,13 +38,14 @@ def kill_and_compare(undisturbed, kills: int, seed: int, change=None, clock_shar
     return harness.kills, found
 
 
-@on_the_quicker_one
+@on("classification", "mutual")
 def test_a_few_kills_change_no_bit_and_no_line(undisturbed):
     moments, found = kill_and_compare(undisturbed, kills=2, seed=1)
     assert found == [], dict(moments)
 
 
 @pytest.mark.slow
+@on("detection", "classification")
 def test_many_kills_change_no_bit_and_no_line(undisturbed):
     """The longer a run takes, the fewer of them; `python -m tests.helpers.crash_harness` takes any number."""
     kills, least = (30, 8) if isinstance(undisturbed[0].experiment, TinyClassification) else (12, 6)
@@ -56,7 +58,7 @@ def test_many_kills_change_no_bit_and_no_line(undisturbed):
 
 
 @pytest.mark.slow
-@on_the_quicker_one
+@on("classification")
 @pytest.mark.parametrize("name", SABOTAGE)
 def test_the_harness_can_fail(undisturbed, name):
     """A checkpoint without the EMA's count, numbers from a global generator, lines that are repeated: each is found."""

@@ -58,6 +58,8 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python train.py --data_root ...": "tests/promises/test_bccd.py::test_bccd_takes_two_steps",
     "python -m public.datasets.shapes": "tests/datasets/test_shapes.py::test_the_command_line",
     "python -m public.datasets.drawn_cifar": "tests/datasets/test_cifar.py::test_the_drawn_set",
+    "python -m public.test_scripts.seeds EXPERIMENT -n 5": "tests/scripts/test_seeds.py::"
+    + "test_finished_seeds_count_again_and_missing_ones_are_trained",
     "python -m public.test_scripts.download_cifar --classes 10 100": "tests/datasets/test_cifar.py::test_the_command",
     "python -m public.test_scripts.download_cifar --classes 100": "tests/datasets/test_cifar.py::test_the_command",
     "python -m public.test_scripts.download_voc --year 2007 2012 --data_root data": (

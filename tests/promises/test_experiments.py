@@ -18,6 +18,7 @@ from public.config import ClassificationConfig, DetectionConfig, TrainingConfig,
 from public.datasets.voc import VOC_CLASSES
 from public.families import published
 from public.models.backbones import NETWORKS
+from public.parts import used_part
 from public.runs.experiment import load_experiment
 from public.runs.starting_experiment import named_experiment
 from public.training import main
@@ -28,7 +29,7 @@ from tests.helpers import forked_training
 from tests.helpers.experiments import ENVIRONMENT, REPOSITORY, TinyExperiment, read_metrics
 from tests.helpers.forked_commands import run_test_sh
 from tests.helpers.tiny_data import TINY_CLASSES, write_voc
-from tests.helpers.tiny_layouts import write_layout
+from tests.helpers.tiny_layouts import shrunk, write_layout
 
 FOLDERS = sorted(p.parent for p in REPOSITORY.glob("*_experiments/*/config.py"))
 DETECTION = [folder for folder in FOLDERS if folder.parent.name == "detection_experiments"]
@@ -55,6 +56,11 @@ RETINANET_NAMES = {
     *("resnet50_retinanet_voc_resize667", "resnet50_retinanet_voc_resize667_from_coco", "retinanet_shapes"),
 }
 CENTERNET_NAMES = {"resnet18_centernet_coco_resize512", "resnet101_centernet_coco_resize512", "centernet_shapes"}
+DISTILLED_NAMES = {
+    *("ppyoloe_plus_s_voc_distilled_from_l", "ppyoloe_plus_m_coco_distilled_from_l"),
+    *("ppyoloe_plus_l_coco_distilled_from_x", "picodet_s_416_coco_distilled_from_m"),
+    *("resnet50_retinanet_coco_distilled_from_resnet101", "ppyoloe_xs_shapes_distilled", "ppyoloe_s_shapes"),
+}
 YOLOF_NAMES = {
     *("resnet50_yolof_coco", "resnet50_yolof_voc07", "shufflenetv2_yolof_voc07", "mobilenetv3_yolof_voc07"),
     *("rexnet_yolof_voc07", "repvgg_yolof_voc07", "yolov5s_yolof_voc07", "shufflenetv2_ca_acon_yolof_voc07"),
@@ -70,6 +76,7 @@ QUICK = (
         "picodet_s_416_esnet_coco",
         "retinanet_shapes",
         "ppyoloe_xs_shapes",
+        "ppyoloe_xs_shapes_distilled",
         "yolof_shapes",
         "ppyoloe_xs_voc",
         "ppyoloe_s_coco",
@@ -77,7 +84,8 @@ QUICK = (
         "ppyoloe_plus_t_coco",
         "yolox_nano_shapes",
     ),
-    *("cifar100_experiments/resnet18_mini", "imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
+    *("cifar100_experiments/resnet18_mini", "cifar100_experiments/resnet18_mini_distilled"),
+    *("imagenet_experiments/resnet18", "imagenet_experiments/regnety_200mf"),
     *("imagenet_experiments/efficientnet_b0", "imagenet_experiments/vovnet19_slim_dw_se"),
 )
 
@@ -131,7 +139,7 @@ def card_of(folder) -> str:
 def test_the_experiments_are_there():
     assert {
         folder.name for folder in DETECTION
-    } >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES
+    } >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES | DISTILLED_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -192,11 +200,11 @@ def test_starting_weights_are_known(folder):
     assert config.starting_weights == f"pretrained/{known.name}"
     assert known.original.removesuffix(".pdparams") in card_of(folder)
     if known.model in NETWORKS:  # a classifier's weights are of more than the backbone
-        assert config.detector.backbone == known.model
+        assert config.used_settings.backbone == known.model
         assert config.backbone_only
         return
     assert config.backbone_only == known.backbone_only
-    assert size_of(config.detector) == size_of(published(known.model))
+    assert size_of(config.used_settings) == size_of(published(known.model))
 
 
 @every_detector
@@ -439,8 +447,11 @@ def takes_its_own_steps(folder: Path) -> bool:
     """False for a page that says in its card that it differs from another in OF_NO_OTHER_KIND only.
 
     Of these, settings, network and input at full size are looked at, and the line that says what differs is held to be
-    true; their trainings would be the other page's, slower: ResNet-101 in place of ResNet-50.
+    true; their trainings would be the other page's, slower: ResNet-101 in place of ResNet-50.  So would those of
+    large pairs of student and teacher be: their methods are looked at one by one, and small pairs take their steps.
     """
+    if "_distilled_from_" in folder.name:
+        return False
     found = re.search(r"^Differs from \S+: (.*)\.$", card_of(folder), re.MULTILINE)
     return not (found and set(found[1].split(", ")) <= OF_NO_OTHER_KIND)
 
@@ -499,7 +510,7 @@ def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, m
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
     (evaluation,) = (line for line in lines if line["kind"] == "eval")
     assert 0 <= evaluation["metrics"][page.best_metric] <= (1 if folder in DETECTION else 100)
-    assert freeze(load_experiment(run).config.network_settings) == freeze(page.network_settings)
+    assert freeze(load_experiment(run).config.network_settings) == freeze(shrunk(page).network_settings)
     assert {len(checkpoint["class_names"]) for checkpoint in saved} == {page.network_settings.num_classes}
     latest = [checkpoint for checkpoint in saved if "training" in checkpoint][-1]
     assert latest["training"]["step"] == 2
@@ -520,9 +531,16 @@ def keep_initial_values(monkeypatch) -> dict[str, torch.Tensor]:
     return initial
 
 
+def student_alone(state: dict) -> dict:
+    """Of a state of student and teacher what is the student's, by its own names."""
+    own = {name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")}
+    return own or state
+
+
 def check_what_moved(page: TrainingConfig, initial: dict, trained: dict) -> None:
     """Every part of the network has learnt, but the frozen ones; BatchNorm's statistics move in any case."""
-    model = build_on_meta(page)
+    initial, trained = student_alone(initial), student_alone(trained)
+    model = used_part(build_on_meta(page))
     assert initial.keys() == trained.keys() == model.state_dict().keys()
     parameters = {name for name, _ in model.named_parameters()}
     freeze_parameters(model, page.freeze)

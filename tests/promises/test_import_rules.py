@@ -42,8 +42,8 @@ TOP = max(FLOORS)
 
 # room -> the rooms of its own floor that it may know
 SIDEWAYS: dict[str, set[str]] = {
-    # taking weights from a file; the names of activations; what half precision is too coarse for
-    "models": {"checkpoint_files", "parts", "precision", "settings"},
+    # taking weights from a file; the names of activations; what half precision is too coarse for; statistics of a whole batch
+    "models": {"checkpoint_files", "parallel.collectives", "parts", "precision", "settings"},
     "losses": {"anchors", "points", "precision", "protocols", "parallel.collectives"},
     "decoders": {"anchors", "points", "precision"},
     "datasets": {"files", "folders", "input", "random_streams", "safe_pickle", "settings", "text"},

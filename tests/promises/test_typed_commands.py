@@ -78,6 +78,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.determinism",
         "python -m benchmarks.train_step",
         "python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20",
+        "python -m benchmarks.distilled_step",
         "python -m benchmarks.evaluation",
         "python -m benchmarks.read_image",
         "python -m benchmarks.data_pipeline",
@@ -276,6 +277,7 @@ def test_benchmarks_start(tmp_path):
     clone.shorten |= {
         "python -m benchmarks.determinism": "--rounds 1 --size 64 --batch 2",
         "python -m benchmarks.train_step": "--rounds 1 --size 64 --batch 2",
+        "python -m benchmarks.distilled_step": "--rounds 1 --size 64 --batch 2 --teacher ppyoloe_xs",
         "python -m benchmarks.evaluation": "--images 4 --rounds 1",
         "python -m benchmarks.read_image": "--most 4 --rounds 1",
         "python -m benchmarks.data_pipeline": "--pictures 4 --samples 2",

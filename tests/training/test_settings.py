@@ -19,6 +19,7 @@ from public.datasets.combine import Joined, Split
 from public.datasets.voc import Voc
 from public.datasets.yolo import Yolo
 from public.families import PUBLISHED
+from public.families.distilled import MGD, PKD
 from public.files import REPOSITORY
 from public.resizing import KeepSize, ShorterSide
 from public.runs.experiment import load_experiment
@@ -84,6 +85,7 @@ VALUES = [  # of classes that no page names
     BlendPartner(prob=1.0, scale=(0.5, 1.5), flip_prob=0.5, fill=(114, 114, 114)),
     CopyPaste(prob=0.5, max_objects=3, max_covered=0.3),
     HSVJitter(hue=5, saturation=30, value=30, apply_prob=0.5), DropThin(min_side=1.0),
+    PKD(weight=1.0), MGD(weight=2e-5, masked=0.65),
     *PUBLISHED.values(),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ import torch
 from public import random_streams
 from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
+from tests.helpers.distilled_experiments import TinyDistilled
 from tests.helpers.experiments import ENVIRONMENT, TinyExperiment, read_manifest
 from tests.helpers.forked_training import Training, signal_in_step, train
 from tests.helpers.numerics import allowed
@@ -79,6 +80,15 @@ def test_three_steps_in_float32_agree_to_rounding(fresh):
     assert distance(start.detector.build_model().state_dict(), states[0]) > 1e-4, "the steps changed something"
     assert distance(states[1], states[0]) < limit
     assert distance(states[2], states[0]) < limit
+
+
+def test_a_student_beside_its_teacher_agrees_as_well(tmp_path):
+    """Maps are normalised over all processes; without that the distance is 400 times as large."""
+    pair, states = TinyDistilled.create(tmp_path), []
+    for world_size in (1, 2):
+        train(pair, "--max_steps", "2", "--resume", "none", "--num_pictures", "0", world_size=world_size)
+        states.append(load_checkpoint(pair.runs[-1] / "latest.pth")["training"]["raw_model"])
+    assert distance(states[1], states[0]) < rounding_after(pair, 2, cap=1e-5)
 
 
 def four_steps_in_float64(experiment: TinyExperiment) -> dict[str, torch.Tensor]:
