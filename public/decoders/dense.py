@@ -89,8 +89,8 @@ def clips_to_picture(decoder: Any) -> bool:
     return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
-def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
-    """Boxes (B, A, 4) in pixels, cut off at the borders of the region, x1 y1 x2 y2, of each of B images."""
-    sides = torch.tensor(regions, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[:, None]  # (B, 1, 4)
+def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]] | torch.Tensor) -> torch.Tensor:
+    """Boxes (B, A, 4) in pixels, cut off at the borders of the region, x1 y1 x2 y2, of each of B images, or of the one."""
+    sides = torch.as_tensor(regions, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[:, None]  # (B, 1, 4)
     low, high = sides[..., :2].repeat(1, 1, 2), sides[..., 2:].repeat(1, 1, 2)
     return torch.minimum(torch.maximum(boxes, low), high)
