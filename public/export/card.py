@@ -18,7 +18,12 @@ from public.files import read_json_object, write_text
 from public.input import INPUT_CLASSES, ClassificationInput, InputSpec
 from public.text import brief, shorten, shown
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "pnnx")
+PACKAGES = {  # that a file's bytes follow from
+    "torch": ("torch",),
+    "onnx": ("torch", "onnx", "onnxscript"),
+    "openvino": ("torch", "onnx", "onnxscript", "openvino"),
+    "ncnn": ("torch", "pnnx"),
+}
 LIMITS = ("score_threshold", "nms_iou", "nms_top_k", "keep_top_k")  # of a DenseDecoder, and how it goes about it:
 WAYS = ("candidates_of", "clips_to_picture", "is_clipped", "drops_empty")
 
@@ -101,14 +106,7 @@ def make_card(
 
 
 def _versions(format: str) -> dict[str, str]:
-    wanted = {"torch": ("torch",), "onnx": ("torch", "onnx", "onnxscript")}.get(format, PACKAGES)
-    found = {}
-    for name in wanted:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: importlib.metadata.version(name) for name in PACKAGES[format]}
 
 
 def read_card(path: Path, text: str | None) -> Card:

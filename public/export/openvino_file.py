@@ -36,6 +36,8 @@ def convert(file: Path, path: Path, *, card: str, precision: str) -> None:
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"OpenVINO cannot read the network: {reason}") from error
     _rename(model)
+    for entry in ("framework", "conversion_parameters"):  # the metadata and the name of the ONNX file
+        model.set_rt_info("", [entry])
     model.set_rt_info(card, [CARD])
     runtime.save_model(model, str(path), compress_to_fp16=precision == "fp16")
 
