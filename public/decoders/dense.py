@@ -24,6 +24,7 @@ class DenseDecoder:
     candidates_of = "class"  # or "level"
     clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
+    one_class_a_box = False  # whether a box is a candidate for its best class only (of equal scores the first)
     drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
     def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int | None, keep_top_k: int | None):
@@ -82,6 +83,12 @@ class DenseDecoder:
             )
             for image, (boxes, scores) in enumerate(zip(all_boxes, all_scores))
         ]
+
+
+def best_class_only(scores: torch.Tensor) -> torch.Tensor:
+    """The scores (B, A, K), all but each box's best 0, which is above no threshold; of equal ones the first is the best."""
+    classes = torch.arange(scores.shape[-1], device=scores.device)
+    return torch.where(classes == scores.argmax(-1, keepdim=True), scores, 0.0)
 
 
 def clips_to_picture(decoder: Any) -> bool:

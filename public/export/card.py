@@ -25,7 +25,7 @@ PACKAGES = {  # that a file's bytes follow from
     "ncnn": ("torch", "pnnx"),
 }
 LIMITS = ("score_threshold", "nms_iou", "nms_top_k", "keep_top_k")  # of a DenseDecoder, and how it goes about it:
-WAYS = ("candidates_of", "clips_to_picture", "is_clipped", "drops_empty")
+WAYS = ("candidates_of", "clips_to_picture", "is_clipped", "drops_empty", "one_class_a_box")
 
 
 @dataclass(frozen=True, kw_only=True)

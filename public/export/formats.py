@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from public.export.card import Card, card_beside, read_card
-from public.export.graph import OUTPUTS
+from public.export.graph import INPUTS, OUTPUTS
+from public.export.ncnn_file import SUFFIX, WEIGHTS, write_ncnn
 from public.export.onnx_file import write_onnx
 from public.export.openvino_file import write_openvino
 from public.export.packages import need
+from public.export.runners.ncnn import open_ncnn
 from public.export.runners.network import DecodedDecoder, ExportedNetwork, FoundDecoder, Session
 from public.export.runners.onnx import open_onnx
 from public.export.runners.openvino import open_openvino
@@ -20,11 +22,12 @@ from public.export.torch_file import write_torch
 class Format:
     """Fields:
     suffix: of a file's name.
-    outputs: of `graph.OUTPUTS`, those that the runtime can give.
     packages: that writing and reading need.
     write: (graph, path, batch=..., card=..., precision=...) writes the file.
     open: path -> (session, text of the card or None).
-    companions: endings of the files that belong to it, in place of `suffix`.
+    outputs, inputs: of `graph.OUTPUTS` and `graph.INPUTS`, those that the runtime can give and take.
+    most_images: of a call; None: any number.
+    companions: endings of the files that belong to it, in place of the last ending of `suffix`.
     why_not: what a person is told who wants other outputs.
     """
 
@@ -33,6 +36,8 @@ class Format:
     write: Callable[..., None]
     open: Callable[[Path], tuple[Session, str | None]]
     outputs: tuple[str, ...] = OUTPUTS
+    inputs: tuple[str, ...] = INPUTS
+    most_images: int | None = None
     companions: tuple[str, ...] = ()
     why_not: str = ""
 
@@ -47,9 +52,19 @@ FORMATS: dict[str, Format] = {
         open=open_openvino,
         companions=(".bin",),
     ),
+    "ncnn": Format(
+        suffix=SUFFIX,
+        packages=("pnnx", "ncnn"),
+        write=write_ncnn,
+        open=open_ncnn,
+        outputs=("raw", "boxes"),
+        inputs=("normalised",),
+        most_images=1,
+        companions=(WEIGHTS,),
+        why_not="it has no NMS over classes; the nearest is --outputs boxes, whose NMS public.load does",
+    ),
 }
 NOT_BUILT = {  # formats that one may ask for in vain
-    "ncnn": "ncnn is not built yet; the nearest is --format openvino, or pnnx on a file of --format torch",
     "executorch": "executorch is not built yet; the nearest is --format torch, whose .pt2 its tools take",
     "litert": "litert is not built yet; the nearest is --format torch, whose .pt2 its tools take",
     "mnn": "mnn is left out, as its converter installs packages and sends telemetry on import; it takes the file of "
@@ -57,8 +72,8 @@ NOT_BUILT = {  # formats that one may ask for in vain
 }
 
 
-def find_format(name: str, outputs: str) -> Format:
-    """The format called `name`, with its packages there, for a file that gives `outputs`.
+def find_format(name: str, outputs: str, input_form: str | None = None, batch: int | None = None) -> Format:
+    """The format called `name`, with its packages there, for a file that gives `outputs` and takes `input_form`.
 
     Raises:
         ValueError: there is no such format, it cannot give that, or a package is missing; the nearest choice is named.
@@ -68,6 +83,10 @@ def find_format(name: str, outputs: str) -> Format:
     found = FORMATS[name]
     if outputs not in found.outputs:
         raise ValueError(f"--format {name} cannot give {outputs}: {found.why_not}")
+    if input_form is not None and input_form not in found.inputs:
+        raise ValueError(f"--format {name} takes no {input_form} images: the nearest is --input {found.inputs[0]}")
+    if batch is not None and found.most_images is not None and batch > found.most_images:
+        raise ValueError(f"--format {name} takes {found.most_images} image a call, not --batch {batch}")
     for package in found.packages:
         need(package, name)
     return found

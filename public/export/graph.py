@@ -27,9 +27,9 @@ class ExportGraph(nn.Module):
 
     "raw": the tensors of the network's own outputs, each with a row for each image; of a classifier its logits (B, K).
     "boxes": `boxes` (B, A, 4) in network pixels, not clipped, and `scores` (B, A, K), both of the decoder's `decode`; where
-    something else than the score makes a candidate also `candidates` (B, A, K).  "detections": `counts` (B,) int64, -1 where
-    an output is not finite; `boxes` (B, N, 4), `scores` (B, N), `labels` (B, N) int64, by falling score, filled up with zeros
-    and the label -1.
+    something else than the (best) score makes a candidate also `candidates` (B, A, K).  "detections": `counts` (B,) int64, -1
+    where an output is not finite; `boxes` (B, N, 4), `scores` (B, N), `labels` (B, N) int64, by falling score, filled up with
+    zeros and the label -1.
 
     Args:
         model: the network with its weights; it is fused, and left as it is.
@@ -66,10 +66,13 @@ class ExportGraph(nn.Module):
         example = self._example_outputs()
         self.raw_names, self.level_sizes = _tensor_names(example), getattr(example, "level_sizes", None)
         self.raw_class = type(example).__name__
-        has_candidates = decoder is not None and decoder.candidate_scores(example) is not None
+        # the best class of a box follows from its scores
+        self.gives_candidates = (
+            decoder is not None and not decoder.one_class_a_box and decoder.candidate_scores(example) is not None
+        )
         names = {
             "raw": self.raw_names,
-            "boxes": ("boxes", "scores", "candidates") if has_candidates else ("boxes", "scores"),
+            "boxes": ("boxes", "scores", "candidates") if self.gives_candidates else ("boxes", "scores"),
             "detections": ("counts", "boxes", "scores", "labels"),
         }
         self.output_names: tuple[str, ...] = names[outputs]
@@ -116,9 +119,11 @@ class ExportGraph(nn.Module):
         if self.outputs == "raw":
             return tuple(_of_images(tensor, images.shape[0]) for tensor in _tensors(outputs))
         boxes, scores = self.decoder.decode(outputs)
+        if self.outputs == "boxes" and not self.gives_candidates:
+            return boxes, scores
         candidates = self.decoder.candidate_scores(outputs)
         if self.outputs == "boxes":
-            return (boxes, scores) if candidates is None else (boxes, scores, candidates)
+            return boxes, scores, candidates
         if self.decoder.is_clipped:
             whole = [(0, 0, outputs.image_size[1], outputs.image_size[0])]
             boxes = clip_boxes(boxes, whole if regions is None else regions)

@@ -31,13 +31,12 @@ def convert(file: Path, path: Path, *, card: str, precision: str) -> None:
     """The ONNX file `file` as `path` and the .bin beside it."""
     runtime = need("openvino", "openvino")
     try:
-        model = runtime.convert_model(str(file))
+        model = runtime.Core().read_model(str(file))  # not convert_model, which may send telemetry
     except Exception as error:  # of many kinds
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"OpenVINO cannot read the network: {reason}") from error
     _rename(model)
-    for entry in ("framework", "conversion_parameters"):  # the metadata and the name of the ONNX file
-        model.set_rt_info("", [entry])
+    model.set_rt_info("", ["framework"])  # the metadata of the ONNX file
     model.set_rt_info(card, [CARD])
     runtime.save_model(model, str(path), compress_to_fp16=precision == "fp16")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 EXTRAS = {  # format: what installs its packages
     "onnx": "pip install onnx onnxscript onnxruntime",
+    "ncnn": "pip install ncnn pnnx",
     "openvino": "pip install onnx onnxscript openvino",
 }
 

@@ -26,7 +26,7 @@ from public.export.runners.network import ExportedNetwork
 from public.input import ClassificationInput, InputSpec, inputs_of, normalise, prepare, prepare_crop, stack
 
 BOUNDS = {"float32": (0.05, 1e-4, 0.002), "fp16": (2.0, 0.02, 0.05)}  # pixels, score, share of unmatched detections
-ROUNDINGS, MOST = 4.0, 20.0
+ROUNDINGS, MOST = 10.0, 20.0  # other runtimes' convolutions (Winograd's) round several times more than direct ones
 SMALLEST = 0.001  # score
 SAME_IOU = 0.9  # of two detections that may be one; or their corners differ by no more than the bound
 NOISE = 2  # pictures of noise beside the others

@@ -23,11 +23,11 @@ NUM_TIMED = 10  # calls of a file, after one that is not counted
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What kind of file is wanted; see `public.export.card.Card`."""
+    """What kind of file is wanted; see `public.export.card.Card`.  None of `input_form`: the first that the format takes."""
 
     format: str
     outputs: str
-    input_form: str
+    input_form: str | None
     precision: str
     batch: int | None
 
@@ -93,14 +93,16 @@ def write(
         source: for the card: the weights and where they come from.
 
     Raises:
-        ValueError: the format cannot give what is asked for, or the network cannot be exported; nothing is written.
+        ValueError: the format cannot give what is asked for, or the network cannot be exported: nothing is written; or the
+            runtime cannot open the file, which is renamed.
     """
-    form = find_format(request.format, request.outputs)
+    form = find_format(request.format, request.outputs, request.input_form, request.batch)
+    request = replace(request, input_form=request.input_form or form.inputs[0], batch=request.batch or form.most_images)
     graph = ExportGraph(
         model=model,
         decoder=decoder,
         spec=spec,
-        input_form=request.input_form,
+        input_form=request.input_form or form.inputs[0],
         outputs=request.outputs,
         size=spec.size,
     ).eval()
@@ -117,7 +119,11 @@ def write(
     form.write(graph, path, batch=request.batch, card=card.text(), precision=request.precision)
     seconds = time.perf_counter() - start
     write_beside(path, card, {})
-    network = open_network(path)
+    try:
+        network = open_network(path)
+    except ValueError:
+        reject(path)
+        raise
     file_decoder = make_decoder(card) or decoder
     found = parity.measure(network, file_decoder, model=model, decoder=decoder, spec=spec, pictures=pictures)
     measured = {

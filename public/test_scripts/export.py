@@ -73,9 +73,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input in pixels; without it, the experiment's"
     )
-    parser.add_argument("--batch", default="dynamic", help="images of a call: a number, or dynamic (dynamic)")
+    parser.add_argument(
+        "--batch", default="dynamic", help="images of a call: a number, or dynamic (dynamic; of ncnn 1)"
+    )
     parser.add_argument("--precision", default="float32", choices=tuple(BOUNDS), help="of the weights (float32)")
-    parser.add_argument("--input", default="image", choices=INPUTS, help="what the file takes (image)")
+    parser.add_argument("--input", choices=INPUTS, help="what the file takes (image; of ncnn normalised)")
     parser.add_argument("--pictures", type=Path, help="folder of pictures to compare on, in place of the val set's")
     parser.add_argument("--evaluate", action="store_true", help="run the val set through the file and the weights")
     parser.add_argument(
@@ -106,16 +108,20 @@ def export(arguments: argparse.Namespace) -> list[Written]:
             format=name, outputs=outputs, input_form=arguments.input, precision=arguments.precision, batch=batch
         )
         path = arguments.output / f"{subject.name}{FORMATS[name].suffix if name in FORMATS else ''}"
-        written = write(
-            request,
-            path,
-            model=subject.model,
-            decoder=subject.decoder,
-            spec=spec,
-            class_names=subject.class_names,
-            pictures=pictures,
-            source=source,
-        )
+        try:
+            written = write(
+                request,
+                path,
+                model=subject.model,
+                decoder=subject.decoder,
+                spec=spec,
+                class_names=subject.class_names,
+                pictures=pictures,
+                source=source,
+            )
+        except ValueError as error:
+            failed.append(str(error))  # the other formats are written all the same
+            continue
         problems = _report(written) + _compare(arguments, subject, spec, written, reference)
         if problems:
             failed.append(f"{reject(path)}: {'; '.join(problems)}")

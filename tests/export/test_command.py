@@ -156,12 +156,16 @@ def test_an_exported_file_is_not_exported_again(file, tmp_path):
         commands.call(export.export, export.make_parser().parse_args(words))
 
 
-def test_a_checkpoint_alone_has_no_val_set(tmp_path):
+def test_a_checkpoint_alone(experiment, tmp_path):
+    """It is compared on drawn pictures, or on those of a folder, and has no val set."""
     from tests.helpers.tiny_detector import write_checkpoint
 
-    words = [str(write_checkpoint(tmp_path / "tiny.pth")), "--format", "torch", "-o", str(tmp_path), "--evaluate"]
+    write_picture(tmp_path / "photos" / "a.png", pictures(1)[0])
+    place = [str(write_checkpoint(tmp_path / "tiny.pth")), "--format", "torch", "-o", str(tmp_path)]
     with pytest.raises(SystemExit, match="--evaluate needs an experiment's folder or a run"):
-        commands.call(export.export, export.make_parser().parse_args(words))
+        commands.call(export.export, export.make_parser().parse_args([*place, "--evaluate"]))
+    (written,) = export.export(export.make_parser().parse_args([*place, "--pictures", str(tmp_path / "photos")]))
+    assert (written.parity.pictures, written.path.name) == (1, "tiny.pt2")
 
 
 # --------------------------------------------------------------------------------------- a classifier

@@ -16,7 +16,6 @@ from public.export.graph import OUTPUTS, ExportGraph
 from public.export.runners.network import ExportedNetwork
 from public.export.writing import fixed
 from public.input import KeepSize
-from public.models.deformable import DeformableConv2d
 from public.runs.experiment import load_experiment
 from tests.export.conftest import NAMES, SPEC
 from tests.helpers.lively import lively, pictures
@@ -31,11 +30,7 @@ def of_family(name: str):
     settings = load_experiment(PAGES[name]).config.detector
     if name == "CenterNet":
         settings = dataclasses.replace(settings, deformable="gather")
-    model = lively(settings, SPEC)
-    for module in model.modules():
-        if isinstance(module, DeformableConv2d):
-            nn.init.normal_(module.offset.weight, std=0.02, generator=torch.Generator().manual_seed(1))
-    return settings, model
+    return settings, lively(settings, SPEC)
 
 
 def in_torch(model, decoder, outputs, *, spec=SPEC, input_form="image", own=SPEC) -> tuple[ExportedNetwork, object]:

@@ -64,8 +64,11 @@ class Runner:
                 raise ValueError("the network's outputs are NaN or infinite, so its weights are broken")
             boxes, scores, labels = (outputs[name][0, :count] for name in ("boxes", "scores", "labels"))
         else:
-            candidates = outputs.get("candidates", outputs["scores"])[0]
-            boxes, scores, labels = suppress(outputs["boxes"][0], outputs["scores"][0], candidates, self.card, region)
+            scores = outputs["scores"][0]  # (A, K)
+            candidates = outputs["candidates"][0] if "candidates" in outputs else scores
+            if self.card["decoder"]["one_class_a_box"]:
+                candidates = np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], scores, 0)
+            boxes, scores, labels = suppress(outputs["boxes"][0], scores, candidates, self.card, region)
         boxes = boxes / np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         if self.card["decoder"]["clips_to_picture"]:
             boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
