@@ -7,6 +7,7 @@ Inside stands what follows from the weights and the options alone, so that the s
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -153,16 +154,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_beside(path: Path, card: Card, measured: dict[str, Any]) -> None:
-    """Writes `<file>.json`: the card, what was `measured`, bytes and sha256 of the file."""
-    content = path.read_bytes()
-    entries = {
-        "card": json.loads(card.text()),
-        "file": path.name,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        **measured,
-    }
+def write_beside(path: Path, card: Card, files: Sequence[Path], measured: dict[str, Any]) -> None:
+    """Writes `<file>.json`: the card, what was `measured`, bytes and sha256 of the `files` that it is made of."""
+    sizes = {}
+    for file in files:
+        content = file.read_bytes()
+        sizes[file.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    entries = {"card": json.loads(card.text()), "files": sizes, **measured}
     write_text(beside(path), json.dumps(entries, indent=1))
 
 

@@ -97,6 +97,12 @@ def is_exported(path: str | Path) -> bool:
     return any(str(path).endswith(form.suffix) for form in FORMATS.values())
 
 
+def files_of(path: Path) -> list[Path]:
+    """The exported file `path` and those that belong to it, without what `card.beside` names."""
+    form = next(form for form in FORMATS.values() if path.name.endswith(form.suffix))
+    return [path, *(path.with_suffix(ending) for ending in form.companions)]
+
+
 def open_network(path: str | Path) -> ExportedNetwork:
     """The network in an exported file, its card as `card`.
 

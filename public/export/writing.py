@@ -12,7 +12,7 @@ from torch import nn
 
 from public.export import parity
 from public.export.card import Card, beside, make_card, write_beside
-from public.export.formats import FORMATS, find_format, make_decoder, open_network
+from public.export.formats import files_of, find_format, make_decoder, open_network
 from public.export.graph import ExportGraph
 from public.export.runners.network import ExportedNetwork
 from public.input import ClassificationInput, InputSpec, inputs_of, prepare, prepare_crop
@@ -46,7 +46,7 @@ class Written:
     def save(self, **more: Any) -> None:
         """Writes `<file>.json` with what was measured, and `more`."""
         self.measured |= more
-        write_beside(self.path, self.card, self.measured)
+        write_beside(self.path, self.card, files_of(self.path), self.measured)
 
 
 def fixed(spec: InputSpec | ClassificationInput, size: tuple[int, int] | None) -> InputSpec | ClassificationInput:
@@ -118,7 +118,7 @@ def write(
     start = time.perf_counter()
     form.write(graph, path, batch=request.batch, card=card.text(), precision=request.precision)
     seconds = time.perf_counter() - start
-    write_beside(path, card, {})
+    write_beside(path, card, files_of(path), {})
     try:
         network = open_network(path)
     except ValueError:
@@ -138,8 +138,7 @@ def write(
 
 def reject(path: Path) -> Path:
     """Renames the file and what belongs to it, so that nobody uses it by mistake; where it is now."""
-    form = next(form for form in FORMATS.values() if path.name.endswith(form.suffix))
-    for one in (*(path.with_suffix(ending) for ending in form.companions), beside(path), path):
+    for one in (*files_of(path), beside(path)):
         if one.exists():
             one.replace(one.with_name(one.name + REJECTED))
     return path.with_name(path.name + REJECTED)

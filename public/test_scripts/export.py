@@ -27,7 +27,7 @@ from public.checkpoint_files import digest, load_checkpoint
 from public.config import ClassificationConfig, replace
 from public.datasets.shapes import draw_picture
 from public.experiment_files import library_hash
-from public.export.formats import FORMATS, NOT_BUILT
+from public.export.formats import FORMATS, NOT_BUILT, files_of
 from public.export.graph import INPUTS, OUTPUTS
 from public.export.parity import BOUNDS
 from public.export.writing import Request, Written, fixed, reject, write
@@ -193,7 +193,7 @@ def _pictures(arguments: argparse.Namespace, subject: Subject) -> tuple[list[np.
 
 def _report(written: Written) -> list[str]:
     """Prints how a file came out; what is wrong with it."""
-    parity, size = written.parity, written.path.stat().st_size
+    parity, size = written.parity, sum(file.stat().st_size for file in files_of(written.path))
     print(
         f"{written.path}: {size / 2**20:.1f} MiB, written in {written.measured['seconds_to_write']:.1f} s, "
         f"{written.measured['milliseconds']:.2f} ms an image\n  {parity.line()}"

@@ -127,7 +127,9 @@ def _settings(name: str) -> Any:
     page = REPOSITORY / "detection_experiments" / PAGES[name]
     settings = load_experiment(page).config.network_settings if page.is_dir() else published(PAGES[name])
     settings = replace(settings, num_classes=NUM_CLASSES)
-    return replace(settings, deformable="gather") if name.endswith("deformable") else settings
+    if name.startswith("CenterNet"):
+        return replace(settings, deformable="gather" if name.endswith("deformable") else "none")
+    return settings
 
 
 def _pictures() -> list:

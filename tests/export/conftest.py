@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from public.config import freeze
+from public.export.formats import FORMATS
 from public.export.writing import Request, write
 from public.input import InputSpec
 from tests.helpers.lively import lively, pictures
@@ -42,13 +43,13 @@ def write_tiny(tiny, tmp_path_factory):
     kept: dict = {}
 
     def write_once(format: str, outputs: str, again: bool = False, **changes):
-        request = Request(format=format, outputs=outputs, input_form="image", precision="float32", batch=None)
+        request = Request(format=format, outputs=outputs, input_form=None, precision="float32", batch=None)
         request = dataclasses.replace(request, **changes)
         if (request, again) not in kept:
             folder: Path = tmp_path_factory.mktemp("exported")
             kept[request, again] = write(
                 request,
-                folder / f"tiny{SUFFIXES[format]}",
+                folder / f"tiny{FORMATS[format].suffix}",
                 model=model,
                 decoder=settings.build_decoder(),
                 spec=SPEC,
@@ -59,6 +60,3 @@ def write_tiny(tiny, tmp_path_factory):
         return kept[request, again]
 
     return write_once
-
-
-SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}

@@ -1,6 +1,7 @@
 """Files: opened by their runtime they give what the weights give, say what they are, and are used as a checkpoint is."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,14 +11,13 @@ import public
 from public.decoders.dense import clips_to_picture
 from public.export import parity
 from public.export.card import beside
-from public.export.formats import find_format, is_exported, make_decoder, open_network
+from public.export.formats import FORMATS, files_of, find_format, is_exported, make_decoder, open_network
 from public.export.writing import reject
 from public.inference.detector import Detector
 from tests.export.conftest import NAMES, SPEC
-from tests.helpers.forked_commands import run_python
 from tests.helpers.lively import pictures
 
-FILES = [("onnx", "detections"), ("openvino", "detections"), ("torch", "boxes"), ("torch", "raw")]
+FILES = [("onnx", "detections"), ("openvino", "detections"), ("ncnn", "boxes"), ("torch", "raw")]
 
 
 @pytest.fixture(params=FILES, ids=" ".join)
@@ -28,8 +28,7 @@ def written(request, write_tiny):
 
 
 def needs(name: str) -> None:
-    packages = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino"), "torch": ()}[name]
-    for package in packages:
+    for package in FORMATS[name].packages:
         pytest.importorskip(package, reason=f"needs the package {package}, which is not installed")
 
 
@@ -67,7 +66,9 @@ def test_the_card_stands_in_the_file_and_beside_it(written):
     entries = json.loads(beside(path).read_text())
     assert entries["card"] == json.loads(written.card.text())
     assert entries["parity"]["failures"] == []
-    assert entries["bytes"] == path.stat().st_size
+    assert {name: entry["bytes"] for name, entry in entries["files"].items()} == {
+        file.name: file.stat().st_size for file in files_of(path)
+    }
     assert entries["card"]["source"]["digest"] == "0" * 64
     assert open_network(path).card == written.card
     assert str(path.parent) not in path.read_bytes().decode("latin-1")  # no place of this machine
@@ -76,8 +77,9 @@ def test_the_card_stands_in_the_file_and_beside_it(written):
 
 def test_the_file_refuses_other_sizes(written):
     network = open_network(written.path)
+    images = torch.zeros(1, 32, 96, 3, dtype=torch.uint8) if network.takes_pixels else torch.zeros(1, 3, 32, 96)
     with pytest.raises(ValueError, match=r"takes images of \(64, 96\) pixels .*, not \(32, 96\)"):
-        network(torch.zeros(1, 32, 96, 3, dtype=torch.uint8))
+        network(images)
 
 
 def test_the_same_export_gives_the_same_bytes(write_tiny):
@@ -151,15 +153,15 @@ def test_a_file_of_others_has_no_card(write_tiny, tmp_path):
         public.load(tmp_path / "other.onnx")
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_damaged_file_is_named(name, tmp_path):
     needs(name)
-    path = tmp_path / f"bad{ {'onnx': '.onnx', 'openvino': '.xml', 'torch': '.pt2'}[name] }"
+    path = tmp_path / f"bad{FORMATS[name].suffix}"
     path.write_bytes(b"no file of this kind")
     with pytest.raises(ValueError, match=f"{path.name} cannot be opened"):
         public.load(path)
     with pytest.raises(FileNotFoundError, match="no exported file"):
-        public.load(tmp_path / f"missing{path.suffix}")
+        public.load(tmp_path / f"missing{FORMATS[name].suffix}")
     with pytest.raises(ValueError, match="--device cpu, not cuda"):
         public.load(path, "cuda")
 
@@ -176,26 +178,28 @@ def test_what_is_rejected_is_no_file_of_ours(tmp_path):
     assert not is_exported(path)
 
 
-def test_what_is_missing_is_said_in_a_line(tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("onnx", "boxes"), "needs the package onnx, which is not installed: pip install onnx onnxscript"),
+        (("openvino", "boxes"), "needs the package onnx, which is not installed: pip install onnx onnxscript"),
+        (("ncnn", "boxes"), "pip install ncnn pnnx"),
+        (("ncnn", "detections"), "the nearest is --outputs boxes"),
+        (("ncnn", "boxes", "image"), "the nearest is --input normalised"),
+        (("ncnn", "boxes", None, 4), "1 image a call, not --batch 4"),
+        (("litert", "boxes"), "the nearest is --format torch"),
+        (("mnn", "boxes"), "telemetry"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(monkeypatch, asked, said):
     """Without the packages, as in an environment of the plain requirements."""
-    file = tmp_path / "ask.py"
-    file.write_text(
-        "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None\n"
-        "import public\n"
-        "from public.export.formats import find_format\n"
-        "for call in (lambda: find_format('onnx', 'boxes'), lambda: find_format('openvino', 'boxes'),\n"
-        "             lambda: find_format('ncnn', 'boxes'), lambda: find_format('mnn', 'boxes')):\n"
-        "    try:\n        call()\n    except ValueError as error:\n        print(error)\n"
-    )
-    done = run_python([file])
-    lines = done.stdout.splitlines()
-    assert len(lines) == 4, done.stderr
-    assert "pip install onnx onnxscript" in lines[0]
-    assert "pip install onnx onnxscript" in lines[1]
-    assert "the nearest is" in lines[2]
-    assert "telemetry" in lines[3]
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "pnnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=said) as error:
+        find_format(*asked)
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_formats():
-    with pytest.raises(ValueError, match="there is no format 'tensorrt'; there are torch, onnx, openvino"):
+    with pytest.raises(ValueError, match="there is no format 'tensorrt'; there are torch, onnx, openvino, ncnn"):
         find_format("tensorrt", "boxes")

@@ -12,7 +12,7 @@ from torch import nn
 from public.export import parity
 from public.export.card import make_card
 from public.export.formats import make_decoder
-from public.export.graph import OUTPUTS, ExportGraph
+from public.export.graph import ExportGraph
 from public.export.runners.network import ExportedNetwork
 from public.export.writing import fixed
 from public.input import KeepSize
@@ -48,11 +48,11 @@ def in_torch(model, decoder, outputs, *, spec=SPEC, input_form="image", own=SPEC
 
 
 def compare(network, file_decoder, model, decoder) -> parity.Parity:
-    return parity.measure(network, file_decoder, model=model, decoder=decoder, spec=SPEC, pictures=pictures(2))
+    return parity.measure(network, file_decoder, model=model, decoder=decoder, spec=SPEC, pictures=pictures(1))
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("outputs", OUTPUTS)
+@pytest.mark.parametrize("outputs", ["raw", "detections"])  # boxes are what detections are made of
 def test_every_family_gives_what_its_decoder_gives(name, outputs):
     settings, model = of_family(name)
     decoder = settings.build_decoder()
@@ -60,7 +60,22 @@ def test_every_family_gives_what_its_decoder_gives(name, outputs):
     assert not found.failures, found
     assert found.is_lively, found
     assert found.unmatched == 0
-    assert found.matched > 50
+    assert found.matched > 30
+
+
+@pytest.mark.parametrize("outputs", ["boxes", "detections"])
+@pytest.mark.parametrize("name", ["FCOS", "YOLOX"])
+def test_other_scores_may_make_candidates(name, outputs):
+    """FCOS as MMDetection has it: the class chooses, and a detection's score may be below the threshold.  YOLOX as Megvii has
+    it: a box is a candidate for its best class, which follows from the scores."""
+    settings, model = of_family(name)
+    change = {"candidates_by": "class", "score": "sqrt"} if name == "FCOS" else {"one_class_a_box": True}
+    decoder = dataclasses.replace(settings, **change).build_decoder()
+    network, left = in_torch(model, decoder, outputs)
+    assert ("candidates" in network.card.output_names) == (outputs == "boxes" and name == "FCOS")
+    found = compare(network, left, model, decoder)
+    assert not found.failures
+    assert found.matched > 30
 
 
 def test_normalised_images_are_taken_as_well(tiny):
