@@ -119,11 +119,7 @@ def write(
     form.write(graph, path, batch=request.batch, card=card.text(), precision=request.precision)
     seconds = time.perf_counter() - start
     write_beside(path, card, files_of(path), {})
-    try:
-        network = open_network(path)
-    except ValueError:
-        reject(path)
-        raise
+    network = _open(path)
     file_decoder = make_decoder(card) or decoder
     found = parity.measure(network, file_decoder, model=model, decoder=decoder, spec=spec, pictures=pictures)
     measured = {
@@ -134,6 +130,15 @@ def write(
     written = Written(path=path, card=card, network=network, decoder=file_decoder, parity=found, measured=measured)
     written.save()
     return written
+
+
+def _open(path: Path) -> ExportedNetwork:
+    """The network in the file that was just written; one that its runtime cannot open is rejected."""
+    try:
+        return open_network(path)
+    except ValueError:
+        reject(path)
+        raise
 
 
 def reject(path: Path) -> Path:

@@ -37,13 +37,15 @@ def test_what_is_unknown_is_named(tmp_path):
         table_of_exports.write_table(make_parsed(table_of_exports, ["resnet1812"]))
 
 
-def test_the_page_has_every_row_and_format():
-    """What `docs/export.md` says is what the command would write today, but for the figures."""
+def test_the_page_has_every_family_and_format():
+    """What `docs/export.md` says is what the command would write today, but for the figures; of classifiers some."""
     text = read("docs/export.md").split(table_of_exports.BEGIN)[1].split(table_of_exports.END)[0]
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
     assert rows[0] == ["network", "outputs", *FORMATS]
     names = [row[0] for row in rows[2:]]
-    assert list(dict.fromkeys(names)) == [*table_of_exports.PAGES, *table_of_exports.CLASSIFIERS]
+    known = [*table_of_exports.PAGES, *table_of_exports.CLASSIFIERS]
+    assert list(dict.fromkeys(names)) == [name for name in known if name in names]
+    assert set(table_of_exports.PAGES) < set(names)
     assert not [cell for row in rows[2:] for cell in row if "over its bound" in cell]
