@@ -1,15 +1,17 @@
 # make setup   a virtual environment in .venv with the pinned packages
 # make test    setup, lint and every test (make test-fast: without the slow ones)
+# make setup-export   the packages of the export formats into the same environment
 # make demo    setup, then draw a small data set, train a detector on it, evaluate it, use it on a picture
 
 VENV := .venv
 PYTHON := $(CURDIR)/$(VENV)/bin/python
 SYSTEM_PYTHON ?= python3
 STAMP := $(VENV)/.installed
+EXPORT_STAMP := $(VENV)/.installed-export
 TEST_PROCESSES ?= 2
 PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: setup test test-fast lint demo
+.PHONY: setup setup-export test test-fast lint demo
 
 setup: $(STAMP)
 
@@ -20,12 +22,18 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
+setup-export: $(EXPORT_STAMP)
+
+$(EXPORT_STAMP): $(STAMP) requirements-export.txt
+	$(PYTHON) -m pip install --quiet --no-deps -r requirements-export.txt
+	touch $(EXPORT_STAMP)
+
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-test: lint
+test: lint setup-export
 	$(PYTEST)
 
 test-fast: lint

@@ -5,12 +5,15 @@ def load(path, device: str = "auto"):
     """A detector or a classifier that is ready to use, from a checkpoint: `public.load("runs/.../best.pth")("street.jpg")`.
 
     Of a run's folder, or an experiment's, the best weights are taken (of the newest run); a name such as "ppyoloe_plus_s"
-    means the known weights of that network, which `python -m public.weights.download` fetches.  See
-    `public.inference.detector.load` and `public.inference.classifier.load`.
+    means the known weights of that network, which `python -m public.weights.download` fetches.  A file of `python -m
+    public.test_scripts.export` is opened by its runtime.  See `public.inference.detector.load`,
+    `public.inference.classifier.load` and `public.inference.exported.load`.
     """
     from public.checkpoint_files import load_checkpoint
-    from public.inference import classifier, detector  # here, so that `import public` stays light
+    from public.inference import classifier, detector, exported  # here, so that `import public` stays light
     from public.inference.trained import find_checkpoint
 
+    if exported.is_exported(path):
+        return exported.load(path, device)
     path = find_checkpoint(path)
     return (classifier if classifier.is_classifier(load_checkpoint(path)) else detector).load(path, device)

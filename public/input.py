@@ -13,7 +13,7 @@ B batch, H W height and width of the original picture, h w of the network's inpu
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -193,6 +193,13 @@ class Geometry(NamedTuple):
         return self.pad_left, self.pad_top, right, self.pad_top + int(self.height * self.scale_y + ROUNDING)
 
 
+class Pixels(NamedTuple):
+    """A batch before `normalise`, for an exported network that normalises by itself."""
+
+    images: torch.Tensor  # uint8 RGB (B, h, w, 3)
+    regions: Sequence[Region] | None  # as `normalise` takes them
+
+
 def prepare(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
     """The picture (H, W, 3) uint8 RGB at the network's size: (h, w, 3) uint8 RGB, and its geometry.
 
@@ -283,14 +290,17 @@ def _prepare_strip(image: np.ndarray, spec: ClassificationInput) -> tuple[np.nda
 
 
 def normalise(
-    images: torch.Tensor, spec: InputSpec | ClassificationInput, regions: Sequence[Region] | None = None
+    images: torch.Tensor,
+    spec: InputSpec | ClassificationInput,
+    regions: Sequence[Region] | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The network's input, float32 (B, 3, h, w), from uint8 RGB (B, h, w, 3), on the same device.
 
     The result lies in memory as the pixels did, torch.channels_last; `.contiguous()` gives the other layout.
 
     Args:
-        regions: where each picture lies on its canvas; needed, and used, only where the padding is "mean".
+        regions: where each picture lies on its canvas, also as a tensor (B, 4); needed, and used, only where the padding is
+            "mean".
 
     Raises:
         TypeError: the images are not uint8.
@@ -315,16 +325,25 @@ def normalise(
     return inputs.permute(0, 3, 1, 2)  # (B, 3, h, w)
 
 
-def _is_padding(inputs: torch.Tensor, regions: Sequence[Region] | None) -> torch.Tensor:
+def inputs_of(
+    model: Any, images: torch.Tensor, spec: InputSpec | ClassificationInput, regions: Sequence[Region] | None = None
+) -> Any:
+    """What `model` takes for uint8 RGB (B, h, w, 3): normalised images, or `Pixels` if it says that it `takes_pixels`."""
+    if getattr(model, "takes_pixels", False):
+        return Pixels(images, regions)
+    return normalise(images, spec, regions)
+
+
+def _is_padding(inputs: torch.Tensor, regions: Sequence[Region] | torch.Tensor | None) -> torch.Tensor:
     """(B, h, w) bool: the pixels of `inputs` (B, h, w, 3) outside their picture's region."""
     batch, height, width, _ = inputs.shape
-    if regions is None or len(regions) != batch:
-        count = "none" if regions is None else len(regions)
+    count = "none" if regions is None else regions.shape[0] if torch.is_tensor(regions) else len(regions)
+    if count != batch:
         raise ValueError(
             f"the padding is 'mean', zeros around each of {batch} images: normalise needs the region of each, not {count}. "
             "Geometry.region and DetectionBatch.regions give it"
         )
-    sides = torch.tensor(regions).to(inputs.device, non_blocking=True)
+    sides = torch.as_tensor(regions).to(inputs.device, non_blocking=True)
     x1, y1, x2, y2 = sides.view(batch, 4, 1).unbind(dim=1)  # (B, 1) each
     columns, rows = (torch.arange(length, device=inputs.device) for length in (width, height))
     is_column, is_row = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)  # (B, w), (B, h)

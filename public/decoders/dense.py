@@ -24,6 +24,7 @@ class DenseDecoder:
     candidates_of = "class"  # or "level"
     clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
+    one_class_a_box = False  # whether a box is a candidate for its best class only (of equal scores the first)
     drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
     def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int | None, keep_top_k: int | None):
@@ -84,13 +85,19 @@ class DenseDecoder:
         ]
 
 
+def best_class_only(scores: torch.Tensor) -> torch.Tensor:
+    """The scores (B, A, K), all but each box's best 0, which is above no threshold; of equal ones the first is the best."""
+    classes = torch.arange(scores.shape[-1], device=scores.device)
+    return torch.where(classes == scores.argmax(-1, keepdim=True), scores, 0.0)
+
+
 def clips_to_picture(decoder: Any) -> bool:
     """What `public.input.to_image` has to do with what `decoder` found; an experiment's own may say nothing of it."""
     return getattr(decoder, "clips_to_picture", DenseDecoder.clips_to_picture)
 
 
-def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
-    """Boxes (B, A, 4) in pixels, cut off at the borders of the region, x1 y1 x2 y2, of each of B images."""
-    sides = torch.tensor(regions, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[:, None]  # (B, 1, 4)
+def clip_boxes(boxes: torch.Tensor, regions: Sequence[tuple[int, int, int, int]] | torch.Tensor) -> torch.Tensor:
+    """Boxes (B, A, 4) in pixels, cut off at the borders of the region, x1 y1 x2 y2, of each of B images, or of the one."""
+    sides = torch.as_tensor(regions, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[:, None]  # (B, 1, 4)
     low, high = sides[..., :2].repeat(1, 1, 2), sides[..., 2:].repeat(1, 1, 2)
     return torch.minimum(torch.maximum(boxes, low), high)

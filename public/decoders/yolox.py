@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from public.decoders.dense import DenseDecoder
+from public.decoders.dense import DenseDecoder, best_class_only
 from public.points import cell_points, codes_to_boxes
 from public.precision import at_least_float32
 
@@ -22,8 +22,7 @@ class YOLOXDecoder(DenseDecoder):
 
     Args:
         strides: of the levels, in the order of the outputs.
-        one_class_a_box: whether a box is a candidate for its best class only (of equal scores the first), as in the
-            original, or for each of its classes.
+        one_class_a_box: see DenseDecoder; as in the original, or a box is a candidate for each of its classes.
         clips_to_picture: whether boxes are cut off at the borders of the original picture, which the original leaves out.
         thresholds: those of DenseDecoder.
     """
@@ -47,13 +46,11 @@ class YOLOXDecoder(DenseDecoder):
             return boxes, self._scores(outputs)
 
     def candidate_scores(self, outputs: Any) -> torch.Tensor | None:
-        """With `one_class_a_box` the scores (B, A, K), all but each box's best 0, which is above no threshold."""
+        """With `one_class_a_box` the scores (B, A, K) of each box's best class."""
         if not self.one_class_a_box:
             return None
         with torch.autocast(outputs.class_logits.device.type, enabled=False):
-            scores = self._scores(outputs)
-        classes = torch.arange(scores.shape[-1], device=scores.device)
-        return torch.where(classes == scores.argmax(-1, keepdim=True), scores, 0.0)
+            return best_class_only(self._scores(outputs))
 
     def _scores(self, outputs: Any) -> torch.Tensor:
         objects = at_least_float32(outputs.object_logits).sigmoid()  # (B, A, 1)

@@ -12,7 +12,7 @@ from public.checkpoint_files import load_checkpoint
 from public.config import thaw
 from public.evaluation.topk import TOP, best_classes
 from public.inference.trained import build_trained, recorded_settings
-from public.input import ClassificationInput, as_picture, normalise, prepare_crop
+from public.input import ClassificationInput, as_picture, inputs_of, prepare_crop
 from public.models import create_model
 from public.parallel.processes import choose_device
 
@@ -63,7 +63,7 @@ class TrainedClassifier:
             raise ValueError(f"count is {count}; it must be at least 1")
         prepared = np.stack([prepare_crop(as_picture(image), self.spec)[0] for image in images])
         batch = torch.from_numpy(prepared).to(self.device)  # (B, h, w, 3)
-        labels, scores = best_classes(self.model(normalise(batch, self.spec)).double(), count)
+        labels, scores = best_classes(self.model(inputs_of(self.model, batch, self.spec)).double(), count)
         return [
             {"labels": own.numpy(), "scores": shares.numpy(), "names": [self.class_names[label] for label in own]}
             for own, shares in zip(labels.cpu(), scores.float().cpu())

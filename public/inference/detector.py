@@ -11,7 +11,7 @@ from torch import nn
 from public.checkpoint_files import load_checkpoint
 from public.decoders.dense import clips_to_picture
 from public.inference.trained import build_trained, recorded_settings, thawed
-from public.input import INPUT_CLASSES, InputSpec, as_picture, normalise, prepare, to_image
+from public.input import INPUT_CLASSES, InputSpec, as_picture, inputs_of, prepare, to_image
 from public.parallel.processes import choose_device
 
 
@@ -72,7 +72,7 @@ class Detector:
             geometries = [prepared[place][1] for place in places]
             batch = torch.from_numpy(np.stack([prepared[place][0] for place in places])).to(self.device)  # (B, h, w, 3)
             regions = [geometry.region for geometry in geometries]
-            outputs = self.model(normalise(batch, self.spec, regions))
+            outputs = self.model(inputs_of(self.model, batch, self.spec, regions))
             detections = to_image(self.decoder(outputs, regions), geometries, clip=clips_to_picture(self.decoder))
             found |= {place: self._named(one, score_threshold) for place, one in zip(places, detections)}
         return [found[place] for place in range(len(images))]

@@ -9,7 +9,7 @@ from torch import nn
 from public.checkpoint_files import load_checkpoint
 from public.config import ClassificationConfig
 from public.families import PUBLISHED
-from public.inference import classifier, detector
+from public.inference import classifier, detector, exported
 from public.input import InputSpec
 from public.models import create_model, list_models
 from public.models.backbones import NETWORKS, image_size
@@ -48,6 +48,11 @@ def open_detector(place: str, weights: str | None, device: str) -> tuple[detecto
         ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is not a detector's.
     """
     experiment, path = _find(place, weights)
+    if exported.is_exported(path):
+        found = exported.load(path, device)
+        if isinstance(found, detector.Detector):
+            return found, path
+        raise ValueError(f"{path} classifies images and finds no boxes: python -m public.test_scripts.classify {path}")
     if experiment is None:
         return detector.load(path, device), path
     if isinstance(experiment.config, ClassificationConfig):
@@ -65,6 +70,11 @@ def open_classifier(place: str, weights: str | None, device: str) -> tuple[class
         ValueError: `place` is a checkpoint and `weights` names another, or the checkpoint is not a classifier's.
     """
     experiment, path = _find(place, weights)
+    if exported.is_exported(path):
+        found = exported.load(path, device)
+        if isinstance(found, classifier.TrainedClassifier):
+            return found, path
+        raise ValueError(f"{path} finds objects: python -m public.test_scripts.detect {path} IMAGE")
     if experiment is None:
         return classifier.load(path, device), path
     if not isinstance(experiment.config, ClassificationConfig):
@@ -77,6 +87,8 @@ def open_any(
 ) -> tuple[detector.Detector | classifier.TrainedClassifier, Path]:
     """Whichever of the two the experiment or the checkpoint is; arguments and errors as above."""
     experiment, path = _find(place, weights)
+    if exported.is_exported(path):
+        return exported.load(path, device), path
     is_classifier = (
         classifier.is_classifier(load_checkpoint(path))
         if experiment is None

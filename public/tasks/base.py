@@ -13,7 +13,7 @@ from torch import nn
 from public.config import TrainingConfig
 from public.families import SETTINGS_CLASSES
 from public.files import write_text
-from public.input import normalise
+from public.input import inputs_of, normalise
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.loading.workers import allow_workers
 from public.parallel import collectives
@@ -191,6 +191,12 @@ class BaseTask(ABC):
         )
 
     # ------------------------------------------------------------------------------------------ evaluation
+
+    def inputs_for(self, model: nn.Module, batch: Any) -> Any:
+        """What `model` takes of a batch: `inputs`, or the pixels, of an exported file that normalises by itself."""
+        if getattr(model, "takes_pixels", False):
+            return inputs_of(model, batch.images, self.config.input, getattr(batch, "regions", None))
+        return self.inputs(batch)
 
     def evaluation_batches(self, split: str) -> Iterator[Any]:
         """This process's batches of a split: batch i is images [i*b, (i+1)*b), whatever the number of processes."""

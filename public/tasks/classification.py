@@ -142,7 +142,7 @@ class ClassificationTask(BaseTask):
 
     def _classify(self, model: nn.Module, batch: ClassificationBatch, clock: Clock) -> Classified:
         with clock("forward"), autocast(self.config.precision, self.device):
-            logits = model(self.inputs(batch))
+            logits = model(self.inputs_for(model, batch))
         found = classify(logits, batch.labels, batch.indices)
         is_skipped = np.array([line is not None for line in batch.skipped])
         found.ranks[is_skipped] = len(self.class_names)  # what is seen in black counts as wrong

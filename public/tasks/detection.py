@@ -201,7 +201,7 @@ class DetectionTask(BaseTask):
 
     def _detect(self, model: nn.Module, batch: DetectionBatch, clock: Clock) -> list[ImageDetections]:
         with clock("forward"), autocast(self.config.precision, self.device):
-            outputs = model(self.inputs(batch))
+            outputs = model(self.inputs_for(model, batch))
         with clock("nms"):
             detections = self.decoder(outputs, batch.regions)
         assert batch.geometries is not None, "the batch is one of an evaluation"

@@ -36,13 +36,14 @@ from public import commands, random_streams
 from public.decoders.dense import clips_to_picture
 from public.evaluation.topk import TOP, best_classes
 from public.files import write_text
+from public.inference.exported import is_exported
 from public.inference.places import Network, find_network, open_any
 from public.inference.sources import find_images
 from public.input import (
     ClassificationInput,
     Geometry,
     InputSpec,
-    normalise,
+    inputs_of,
     prepare,
     prepare_crop,
     read_image,
@@ -73,6 +74,7 @@ PLAIN_CROP = ClassificationInput(  # the same of a published classifier
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25),
 )
+FOR_NETWORKS = ("shape", "fuse", "bf16", "channels_last", "compile")  # flags that an exported file knows nothing of
 MAX_IMAGES = 64  # read of a folder or data set
 
 
@@ -104,7 +106,9 @@ def main() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = commands.make_parser("benchmark", __doc__, experiment=None)
-    parser.add_argument("network", help="an experiment's folder, a run, a checkpoint.pth, or a published name")
+    parser.add_argument(
+        "network", help="an experiment's folder, a run, a checkpoint.pth, an exported file, or a published name"
+    )
     parser.add_argument("weights", nargs="?", help="a checkpoint; without one, a network's weights are random")
     parser.add_argument("--image", type=Path, help="an image or a folder of them to measure on")
     commands.add_data_root(parser)
@@ -163,6 +167,10 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, value, least in values:
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
+    if any(is_exported(name or "") for name in (arguments.network, arguments.weights)):
+        given = [f"--{name}" for name in FOR_NETWORKS if getattr(arguments, name)]
+        if given:
+            raise ValueError(f"{', '.join(given)} belongs to networks of torch; an exported file is as it was written")
     if arguments.image and arguments.val_images:
         raise ValueError("--image and --val_images both name images to measure on; leave one out")
 
@@ -264,14 +272,14 @@ def _prepared(subject: Subject, pictures: list[np.ndarray]) -> tuple[np.ndarray,
     return np.stack(prepared), list(geometries)
 
 
-def _normalised(subject: Subject, batch: np.ndarray, geometries: list[Geometry]) -> torch.Tensor:
+def _normalised(subject: Subject, batch: np.ndarray, geometries: list[Geometry]) -> Any:
     regions = [geometry.region for geometry in geometries]
-    images = normalise(torch.from_numpy(batch).to(subject.device), subject.spec, regions)
-    return images.contiguous(memory_format=subject.memory_format)
+    images = inputs_of(subject.model, torch.from_numpy(batch).to(subject.device), subject.spec, regions)
+    return images.contiguous(memory_format=subject.memory_format) if torch.is_tensor(images) else images
 
 
 @torch.no_grad()
-def _forward(subject: Subject, images: torch.Tensor) -> Any:
+def _forward(subject: Subject, images: Any) -> Any:
     with torch.autocast(subject.device.type, dtype=torch.bfloat16, enabled=subject.is_bf16):
         return subject.model(images)
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from public import commands, drawing
 from public.checkpoint_files import load_checkpoint
-from public.config import ClassificationConfig
+from public.config import ClassificationConfig, replace
 from public.datasets.sample import Sample
 from public.inference.places import find_weights
 from public.inference.trained import build_trained
@@ -78,9 +78,10 @@ def show(arguments: argparse.Namespace) -> list[ShownAssignment]:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} is {getattr(arguments, name)}, has to be at least 1")
     experiment, weights = _find(arguments)
+    config = replace(experiment.config, detector=experiment.config.used_settings)  # of a student without its teacher
     if arguments.untrained:
-        config = dataclasses.replace(experiment.config, starting_weights=None)
-        experiment = dataclasses.replace(experiment, config=config)
+        config = replace(config, starting_weights=None)
+    experiment = dataclasses.replace(experiment, config=config)
     task = open_task(experiment, arguments.data_root, processes.choose_device(arguments.device))
     assert isinstance(task, DetectionTask), "_find refuses classifiers"
     if not hasattr(task.loss, "matches"):

@@ -105,11 +105,25 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m tests.helpers.crash_harness --kills 1000 --seed 2 --experiment classification --folder F": (
         "tests/promises/test_crash.py::test_many_kills_change_no_bit_and_no_line"
     ),
+    "python -m public.test_scripts.export EXPERIMENT --format onnx -o exported": (
+        "tests/export/test_command.py::test_the_file_is_proven_and_measured"
+    ),
+    "python -m public.test_scripts.export RUN --format onnx openvino --outputs detections --evaluate -o exported": (
+        "tests/export/test_command.py::test_the_file_is_proven_and_measured"
+    ),
+    "python -m public.test_scripts.export path/to/best.pth --format torch ncnn --pictures photos/ -o exported": (
+        "tests/export/test_command.py::test_a_checkpoint_alone"
+    ),
+    "python -m public.test_scripts.table_of_exports --output docs/export.md": (
+        "tests/export/test_table_of_exports.py::test_the_command"
+    ),
+    "./test.sh exported/NAME.onnx": "tests/export/test_command.py::test_test_sh_takes_the_file",
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }
 # Not commands of a test: the suite itself and its set-up, which CI types; moving between folders; tools of others.
 BY_THEMSELVES = {
     "make setup",
+    "make setup-export",
     "make test",
     "make test-fast",
     "make lint",

@@ -61,6 +61,7 @@ SIDEWAYS: dict[str, set[str]] = {
     "command_line": {"config"},
     "parallel": {"config"},
     "tasks": {"reports"},
+    "inference": {"export"},  # an exported file is used as a checkpoint is
 }
 ARROWS_UP = {  # (module, what it imports); only when it is called
     ("public.models", "public.families"),
@@ -174,7 +175,7 @@ def test_the_three_doors_are_the_arrows_that_run_up(sources):
 def test_every_room_stands_on_a_floor(sources):
     """No folder or single file of `public/` is without a rule, and no rule is about a room that nobody has built."""
     rooms = {room_of(module) for module in sources}
-    assert FLOOR.keys() - rooms <= {"export"}, "rooms that are not there"
+    assert FLOOR.keys() <= rooms, "rooms that are not there"
     assert all(FLOOR[other] == FLOOR[room] for room, others in SIDEWAYS.items() for other in others)
     assert find_circle({room: SIDEWAYS.get(room, set()) for room in FLOOR}) is None
 

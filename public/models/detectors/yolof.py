@@ -79,7 +79,7 @@ class YOLOFHead(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor], image_size: tuple[int, int]) -> YOLOFOutputs:
         (x,) = maps
         class_feature, box_feature = self.class_tower(x), self.box_tower(x)
-        batch = len(x)
+        batch = x.shape[0]
         class_logits = _wide(as_points(self.pred_cls(class_feature))).reshape(batch, -1, self.num_classes)  # (B, A, K)
         objectness = _wide(as_points(self.pred_object(box_feature))).reshape(batch, -1, 1)  # (B, A, 1)
         box_deltas = as_points(self.pred_box(box_feature)).reshape(batch, -1, 4)  # (B, A, 4)

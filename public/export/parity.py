@@ -1,0 +1,283 @@
+"""Whether a file gives what its weights give: boxes, scores and detections on pictures and on noise, with bounds.
+
+The reference is the network as it is evaluated, unfused, float32, on the CPU.  How far float32 itself is from the exact
+result is measured beside it, by the same network in float64: a file may differ as far as the format's bound, or, of a
+network that is less accurate than that by itself, ROUNDINGS times as far as float32 does on the same picture, at most MOST
+times the bound.
+
+Scores below SMALLEST count as SMALLEST: PicoDet's are a square root, which makes 3e-4 of the 1e-7 that a runtime's sigmoid
+may be wrong by near zero.  Pixels are of the network's input; of a box that reaches beyond the input the difference is a
+share of its size: a side of 10,000 pixels has other digits than one of 10.
+
+Legend: B batch, A anchors or points, K classes, N detections.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from public import random_streams
+from public.export.runners.network import ExportedNetwork
+from public.input import ClassificationInput, InputSpec, inputs_of, normalise, prepare, prepare_crop, stack
+
+BOUNDS = {  # pixels, score, share of unmatched detections
+    "float32": (0.05, 1e-4, 0.002),
+    "fp16": (10.0, 0.02, 0.05),  # pixels of the worst of all points: PicoDet-S at 416 has 6.6; what it costs, AP says
+}
+ROUNDINGS, MOST = 10.0, 20.0  # other runtimes' convolutions (Winograd's) round several times more than direct ones
+SMALLEST = 0.001  # score
+SAME_IOU = 0.9  # of two detections that may be one; or their corners differ by no more than the bound
+NOISE = 2  # pictures of noise beside the others
+LIVELY = 0.001  # by which scores have to vary at least, so that equal ones say something
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What was compared, and how it came out.
+
+    Fields:
+        pictures, noise: how many.
+        boxes, scores: the differences, in pixels and of scores (of a classifier, of probabilities), of the picture that comes
+            nearest to its bound or farthest over it.
+        box_bound, score_bound: what was allowed there.
+        own_boxes, own_scores: float32 against float64 of the reference, the largest.
+        matched, unmatched: detections that both have; that only one has, not counting those whose score is as near to the
+            threshold, or to the last one that is kept, as scores may differ.
+        allowed_unmatched: what was allowed.
+        spread: by how much scores vary from point to point and picture to picture (standard deviation).
+    """
+
+    pictures: int
+    noise: int
+    boxes: float | None
+    scores: float | None
+    box_bound: float
+    score_bound: float
+    own_boxes: float | None
+    own_scores: float
+    matched: int | None
+    unmatched: int | None
+    allowed_unmatched: int
+    spread: float
+
+    @property
+    def failures(self) -> list[str]:
+        """What is over its bound, in words; none: the file gives what the weights give."""
+        found = []
+        for name, value, bound, unit in (
+            ("boxes", self.boxes, self.box_bound, " px"),
+            ("scores", self.scores, self.score_bound, ""),
+        ):
+            if value is not None and not value <= bound:  # a NaN is over every bound
+                found.append(f"{name} differ by {value:.3g}{unit}, allowed are {bound:.3g}{unit}")
+        if self.unmatched is not None and self.unmatched > self.allowed_unmatched:
+            total = self.unmatched + (self.matched or 0)
+            found.append(
+                f"{self.unmatched} of {total} detections have no partner, allowed are {self.allowed_unmatched}"
+            )
+        return found
+
+    @property
+    def is_lively(self) -> bool:
+        """Whether the reference has something to differ in: not so of a network without training, or nothing found."""
+        return self.spread > LIVELY and self.matched != 0
+
+    def line(self) -> str:
+        """For the terminal."""
+        parts = [f"{self.pictures} pictures and {self.noise} of noise"]
+        if self.boxes is not None:
+            parts.append(f"boxes {self.boxes:.2g} px (allowed {self.box_bound:.2g})")
+        if self.scores is not None:
+            parts.append(f"scores {self.scores:.2g} (allowed {self.score_bound:.2g})")
+        if self.matched is not None:
+            parts.append(f"{self.matched} detections matched, {self.unmatched} not (allowed {self.allowed_unmatched})")
+        return ", ".join(parts)
+
+    def entries(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"failures": self.failures, "is_lively": self.is_lively}
+
+
+@torch.no_grad()
+def measure(
+    exported: ExportedNetwork,
+    exported_decoder: Any,
+    *,
+    model: nn.Module,
+    decoder: Any,
+    spec: InputSpec | ClassificationInput,
+    pictures: Sequence[np.ndarray],
+) -> Parity:
+    """Runs `exported` and `model` on `pictures`, uint8 RGB (H, W, 3) of any sizes, and on noise, and compares.
+
+    Args:
+        exported_decoder: what is left to do on the file's outputs; not used for a classifier.
+        decoder: of `model`; None: a classifier.
+        spec: of the file, by which all pictures are prepared.
+    """
+    model = model.eval()
+    double = copy.deepcopy(model).double()
+    sums = _Sums(exported.card.precision)
+    noise = [random_streams.stream(0, f"parity {n}").integers(0, 256, (*spec.size, 3), np.uint8) for n in range(NOISE)]
+    for picture in (*pictures, *noise):
+        batch, regions = _prepared(picture, spec)
+        images = normalise(batch, spec, regions)
+        ours, exact = model(images), double(images.double())
+        theirs = exported(inputs_of(exported, batch, spec, regions))
+        if decoder is None:
+            sums.add_scores(*(value.double().softmax(1) for value in (ours, exact, theirs)))
+            continue
+        found, other = decoder(ours, regions)[0], exported_decoder(theirs, regions)[0]
+        if exported.card.outputs == "detections":
+            sums.add_own(decoder.decode(ours), decoder.decode(exact), spec.size)
+        else:
+            left = decoder if exported.card.outputs == "raw" else exported_decoder
+            sums.add(decoder.decode(ours), decoder.decode(exact), left.decode(theirs), spec.size)
+        sums.add_found(found, other)
+    return sums.result(decoder, len(pictures), NOISE)
+
+
+def _prepared(picture: np.ndarray, spec: InputSpec | ClassificationInput) -> tuple[torch.Tensor, Any]:
+    """One picture as a batch, and its region."""
+    if isinstance(spec, InputSpec):
+        pixels, geometry = prepare(picture, spec)
+        return torch.from_numpy(stack([pixels], spec)), [geometry.region]
+    return torch.from_numpy(prepare_crop(picture, spec)[0][None]), None
+
+
+def box_difference(boxes: torch.Tensor, other: torch.Tensor, size: tuple[int, int]) -> float:
+    """The largest difference of boxes (..., 4) in pixels of an input of `size`; of larger boxes, in shares of their size."""
+    boxes, other = boxes.double(), other.double()
+    share = (boxes.abs().amax(-1, keepdim=True) / max(size)).clamp(min=1)
+    return float(((boxes - other).abs() / share).max()) if boxes.numel() else 0.0
+
+
+class _Sums:
+    """What is gathered picture by picture."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self.boxes: list[float] = []
+        self.scores: list[float] = []
+        self.own_boxes: list[float] = []
+        self.own_scores: list[float] = []
+        self.spread: list[torch.Tensor] = []
+        self.found: list[tuple[dict, dict]] = []
+        self.size = (1, 1)
+
+    def add_scores(self, ours: torch.Tensor, exact: torch.Tensor, theirs: torch.Tensor) -> None:
+        self.scores.append(_largest(ours, theirs))
+        self.own_scores.append(_largest(ours, exact))
+        self.spread.append(ours.flatten())
+
+    def add_own(self, ours: tuple, exact: tuple, size: tuple[int, int]) -> None:
+        self.size = size
+        self.own_boxes.append(box_difference(ours[0], exact[0], size))
+        self.own_scores.append(_largest(ours[1], exact[1]))
+        self.spread.append(ours[1].amax(-1).flatten())
+
+    def add(self, ours: tuple, exact: tuple, theirs: tuple, size: tuple[int, int]) -> None:
+        self.add_own(ours, exact, size)
+        self.boxes.append(box_difference(ours[0], theirs[0], size))
+        self.scores.append(_largest(ours[1], theirs[1]))
+
+    def add_found(self, found: dict, other: dict) -> None:
+        self.found.append((found, other))
+
+    def result(self, decoder: Any, pictures: int, noise: int) -> Parity:
+        of_boxes, of_scores, share = BOUNDS[self.precision]
+        box_bounds, score_bounds = _bounds(of_boxes, self.own_boxes), _bounds(of_scores, self.own_scores)
+        boxes, scores, matched, unmatched, allowed = self.boxes, self.scores, None, None, 0
+        if self.found:
+            bounds = zip(box_bounds, score_bounds)
+            matches = [match(*pair, decoder, both, self.size) for pair, both in zip(self.found, bounds)]
+            matched, unmatched = sum(m.matched for m in matches), sum(m.unmatched for m in matches)
+            allowed = int(share * (matched + unmatched))
+            if not boxes:  # detections are all there is
+                boxes, scores = [m.boxes for m in matches], [m.scores for m in matches]
+        worst_boxes, box_bound = _worst(boxes, box_bounds)
+        worst_scores, score_bound = _worst(scores, score_bounds)
+        return Parity(
+            pictures=pictures,
+            noise=noise,
+            boxes=worst_boxes,
+            scores=worst_scores,
+            box_bound=box_bound or of_boxes,
+            score_bound=score_bound or of_scores,
+            own_boxes=max(self.own_boxes, default=None),
+            own_scores=max(self.own_scores),
+            matched=matched,
+            unmatched=unmatched,
+            allowed_unmatched=allowed,
+            spread=float(torch.cat(self.spread).double().std()),
+        )
+
+
+def _bounds(bound: float, own: list[float]) -> list[float]:
+    """What is allowed on each picture, by the rounding of float32 on it."""
+    return [min(max(bound, ROUNDINGS * one), MOST * bound) for one in own]
+
+
+def _worst(values: list[float], bounds: list[float]) -> tuple[float | None, float | None]:
+    """The difference that is the largest against its bound, and this bound; a NaN is the worst of all."""
+    if not values:
+        return None, None
+    ratios = [value / bound if value == value else np.inf for value, bound in zip(values, bounds)]
+    worst = int(np.argmax(ratios))
+    return values[worst], bounds[worst]
+
+
+def _largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference of scores; see SMALLEST."""
+    return float((ours.double().clamp(min=SMALLEST) - theirs.double().clamp(min=SMALLEST)).abs().max())
+
+
+@dataclass(frozen=True)
+class Match:
+    matched: int
+    unmatched: int
+    boxes: float
+    scores: float
+
+
+def match(found: dict, other: dict, decoder: Any, bounds: tuple[float, float], size: tuple[int, int]) -> Match:
+    """Detections of one picture and those of a file: each with the nearest in score of its label that overlaps enough."""
+    ious, same = _ious(found["boxes"], other["boxes"]), found["labels"][:, None] == other["labels"]
+    corners = (found["boxes"][:, None] - other["boxes"]).abs().amax(-1)
+    may_be = (((ious >= SAME_IOU) | (corners <= bounds[0])) & same).numpy()  # (N, N of the other)
+    apart = (found["scores"][:, None] - other["scores"]).abs().numpy()
+    is_free = np.ones(len(other["scores"]), dtype=bool)
+    pairs, left = [], []
+    for i, score in enumerate(found["scores"].tolist()):
+        near = np.flatnonzero(may_be[i] & is_free)
+        if len(near):
+            best = int(near[apart[i, near].argmin()])
+            is_free[best] = False
+            pairs.append((i, best))
+        else:
+            left.append(score)
+    left += other["scores"][torch.from_numpy(is_free)].tolist()
+    ours, theirs = (torch.tensor([pair[n] for pair in pairs], dtype=torch.long) for n in (0, 1))
+    boxes = box_difference(found["boxes"][ours], other["boxes"][theirs], size)
+    scores = _largest(found["scores"][ours], other["scores"][theirs]) if pairs else 0.0
+    edges = [decoder.score_threshold]
+    if decoder.keep_top_k and len(found["scores"]) == decoder.keep_top_k:
+        edges.append(float(found["scores"][-1]))
+    unmatched = sum(min(abs(score - edge) for edge in edges) > bounds[1] for score in left)
+    return Match(len(pairs), unmatched, boxes, scores)
+
+
+def _ious(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """(N, M) of boxes (N, 4) and (M, 4); of two without area 1 where they are equal."""
+    boxes, others = boxes.double()[:, None], others.double()[None]
+    sides = (torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])).clamp(
+        min=0
+    )
+    shared = sides.prod(-1)
+    union = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (others[..., 2:] - others[..., :2]).prod(-1) - shared
+    return torch.where(union > 0, shared / union, (boxes == others).all(-1).double())

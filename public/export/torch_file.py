@@ -1,0 +1,32 @@
+"""torch: the program of `torch.export` as a .pt2 file, the card beside the program in it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from public.export.graph import ExportGraph
+from public.export.onnx_file import CARD, MOST_IMAGES
+from public.files import write_whole
+
+
+def write_torch(graph: ExportGraph, path: Path, *, batch: int | None, card: str, precision: str) -> None:
+    """Writes `graph` to `path`; arguments and errors as of `write_onnx`."""
+    if precision == "fp16":
+        graph.in_half()
+    example = graph.example(batch or 2)  # of 1, torch.export makes a constant
+    dimensions: Any = None
+    if batch is None:
+        size = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
+        dimensions = ({0: size},) * len(example)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        try:
+            program = torch.export.export(graph, example, dynamic_shapes=dimensions, strict=False)
+        except Exception as error:  # of many kinds
+            reason = " ".join(str(error).split())[:400]
+            raise ValueError(f"the network cannot be exported: {reason}") from error
+        for module in program.graph_module.modules():
+            for node in getattr(getattr(module, "graph", None), "nodes", ()):
+                node.meta.pop("stack_trace", None)  # the paths of source files on this machine
+        write_whole(path, lambda file: torch.export.save(program, file, extra_files={CARD: card}))
