@@ -22,9 +22,16 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no long one is left alone at the end of several processes."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with many slow tests at the beginning of both halves, so that no long one is left alone at the end.
+
+    Two processes begin with a half each (`--dist worksteal`), and take from each other's end what is left.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = {path: sum(item.get_closest_marker("slow") is not None for item in here) for path, here in files.items()}
+    ordered = sorted(files, key=lambda path: -slow[path])
+    items[:] = [item for path in ordered[0::2] + ordered[1::2] for item in files[path]]
 
 
 @pytest.fixture(autouse=True)

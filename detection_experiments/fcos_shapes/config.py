@@ -1,11 +1,14 @@
-"""FCOS with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of FCOS, minutes on two CPU cores.
+"""FCOS with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of FCOS, minutes on one CPU core.
 
 Paper: FCOS: A Simple and Strong Anchor-free Object Detector, arXiv 2006.09214, on three levels, with towers of two
     convolutions of 64 channels.
+    The first eight epochs see the pictures at 96 x 96 pixels, the last four at 128 x 128, as in ppyoloe_xs_shapes.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for. A trial of 9
-    epochs had AP50 0.45 in its fourth, at nearly the full rate and without the average (100 validation images).
+Expected: AP 0.728, AP50 0.935 after 12 epochs.
+Hardware: one core of a 2-core CPU (Intel Xeon): 27 minutes beside six other jobs; at the 65 images/s of a core to itself, 6 minutes.
+Measured here: torch 2.15.0, digest of the averaged weights 9b9783ce3f98e7e7 on an Intel Xeon with AVX512.  Other CPUs
+    round sums in another way: their digest is another one, and AP may differ by 0.01.
 """
 
 from public.config import DetectionConfig
@@ -15,8 +18,9 @@ from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
-from public.transforms.detection import Resize
+from public.transforms.detection import BatchRandomResize, Resize
 from public.transforms.flip import RandomFlip
+from public.transforms.rules import Until
 
 CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 
@@ -27,7 +31,7 @@ config = DetectionConfig(
     test_data=None,
     epochs=12,
     batch_size=16,
-    lr=4e-3,
+    lr=8e-3,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
     schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=12, min_factor=0.0),
@@ -51,7 +55,7 @@ config = DetectionConfig(
         std=(0.229, 0.224, 0.225),
     ),
     train_transforms=(RandomFlip(prob=0.5), Resize(size=(128, 128), interpolation="linear")),
-    batch_transforms=(),
+    batch_transforms=(Until(epoch=8, transforms=(BatchRandomResize(sizes=(96,), interpolations=("linear",)),)),),
     on_bad_sample="error",
     # evaluation
     metrics=("coco",),
@@ -103,7 +107,7 @@ config = DetectionConfig(
     channels_last=True,
     compile=False,
     deterministic=True,
-    threads=2,
+    threads=1,
     tf32=False,
     matmul_precision="highest",
 )

@@ -1,10 +1,14 @@
-"""YOLOF with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of YOLOF, minutes on two CPU cores.
+"""YOLOF with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of YOLOF, minutes on one CPU core.
 
 Paper: You Only Look One-level Feature, arXiv 2103.09460, on the map of stride 16, with an encoder of 128 channels and
     anchors for pictures of 128 pixels.
+    The first eight epochs see the pictures at 96 x 96 pixels, the last four at 128 x 128, as in ppyoloe_xs_shapes.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for.
+Expected: AP 0.589, AP50 0.822 after 12 epochs.
+Hardware: one core of a 2-core CPU (Intel Xeon): 44 minutes beside six other jobs; at the 60 images/s of a core to itself, 7 minutes.
+Measured here: torch 2.15.0, digest of the averaged weights 5bc398005a0992a1 on an Intel Xeon with AVX512.  Other CPUs
+    round sums in another way: their digest is another one, and AP may differ by 0.01.
 """
 
 from public.config import DetectionConfig
@@ -14,8 +18,9 @@ from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
-from public.transforms.detection import Resize
+from public.transforms.detection import BatchRandomResize, Resize
 from public.transforms.flip import RandomFlip
+from public.transforms.rules import Until
 
 CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 
@@ -50,7 +55,7 @@ config = DetectionConfig(
         std=(0.229, 0.224, 0.225),
     ),
     train_transforms=(RandomFlip(prob=0.5), Resize(size=(128, 128), interpolation="linear")),
-    batch_transforms=(),
+    batch_transforms=(Until(epoch=8, transforms=(BatchRandomResize(sizes=(96,), interpolations=("linear",)),)),),
     on_bad_sample="error",
     # evaluation
     metrics=("coco",),
