@@ -5,7 +5,8 @@ Paper: Objects as Points, arXiv 1904.07850, with one enlargement, of the backbon
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
 Expected: AP 0.713, AP50 0.964 after 9 epochs.
-Hardware: one core of a 2-core CPU (Intel Xeon): 11 minutes beside four other jobs; at the 53 images/s of a core to itself, 6 minutes.
+Hardware: one core of a 2-core CPU (Intel Xeon): 11 minutes beside four other jobs;
+    at the 53 images/s of a core to itself, 6 minutes.
 Measured here: torch 2.15.0, digest of the averaged weights fa6ea165151236bd on an Intel Xeon with AVX512.  Other CPUs
     round sums in another way: their digest is another one, and AP may differ by 0.01.
 """
