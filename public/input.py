@@ -2,10 +2,8 @@
 
 One `InputSpec` (of a classifier a `ClassificationInput`) stands in the experiment's config, in the checkpoint and in every
 export; `prepare` (`prepare_crop`) and `normalise` are the only code that follows it, in evaluation, detection, video and
-exported models alike.  In training the transforms take the place of `prepare`; `normalise` is the same.
-
-Pictures of one batch may come out unequal (`ShorterSide`, `KeepSize`): `stack` pads them at the right and the bottom, in
-training and evaluation alike.
+exported models alike.  In training the transforms take the place of `prepare`; `normalise` is the same.  Pictures of one
+batch may come out unequal (`ShorterSide`, `KeepSize`): `stack` pads them at the right and the bottom, there and here.
 
 B batch, H W height and width of the original picture, h w of the network's input.
 """

@@ -1,10 +1,15 @@
-"""RetinaNet with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of RetinaNet, minutes on two CPU cores.
+"""RetinaNet with a ShuffleNetV2 backbone on the built-in drawn shapes: the demo of RetinaNet, minutes on one CPU core.
 
 Paper: Focal Loss for Dense Object Detection, arXiv 1708.02002, on three levels with anchors from 16 pixels on, with towers of
     two convolutions of 64 channels, GroupNorm and GIoU, as torchvision's second version has them.
+    The first eight epochs see the pictures at 96 x 96 pixels, the last four at 128 x 128, as in ppyoloe_xs_shapes.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; AP50 at least 0.80 within 15 minutes on two cores is what the page is made for.
+Expected: AP 0.709, AP50 0.951 after 12 epochs.
+Hardware: one core of a 2-core CPU (Intel Xeon): 17 minutes beside four other jobs;
+    at the 66 images/s of a core to itself, 6 minutes.
+Measured here: torch 2.15.0, digest of the averaged weights 435dca7380d6091e on an Intel Xeon with AVX512.  Other CPUs
+    round sums in another way: their digest is another one, and AP may differ by 0.01.
 """
 
 from public.config import DetectionConfig
@@ -14,8 +19,9 @@ from public.input import InputSpec
 from public.training.ema import EMA
 from public.training.optimizers import AdamW
 from public.training.schedules import WarmupCosine
-from public.transforms.detection import Resize
+from public.transforms.detection import BatchRandomResize, Resize
 from public.transforms.flip import RandomFlip
+from public.transforms.rules import Until
 
 CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 
@@ -24,12 +30,12 @@ config = DetectionConfig(
     train_data=Voc(sources=("shapes/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     val_data=Voc(sources=("shapes/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=None,
-    epochs=10,
+    epochs=12,
     batch_size=16,
-    lr=4e-3,
+    lr=8e-3,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=10, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=12, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.998),
     starting_weights=None,
@@ -50,12 +56,12 @@ config = DetectionConfig(
         std=(0.229, 0.224, 0.225),
     ),
     train_transforms=(RandomFlip(prob=0.5), Resize(size=(128, 128), interpolation="linear")),
-    batch_transforms=(),
+    batch_transforms=(Until(epoch=8, transforms=(BatchRandomResize(sizes=(96,), interpolations=("linear",)),)),),
     on_bad_sample="error",
     # evaluation
     metrics=("coco",),
     best_metric="AP",
-    evaluation_interval=5,
+    evaluation_interval=4,
     evaluation_batch_size=32,
     early_stop=None,
     # network
@@ -99,7 +105,7 @@ config = DetectionConfig(
     channels_last=True,
     compile=False,
     deterministic=True,
-    threads=2,
+    threads=1,
     tf32=False,
     matmul_precision="highest",
 )

@@ -103,7 +103,7 @@ def write_table(arguments: argparse.Namespace) -> str:
     if arguments.output is None:
         print(text)
         return text
-    page = arguments.output.read_text()
+    page = arguments.output.read_text(encoding="utf-8")
     if BEGIN not in page or END not in page:
         raise ValueError(f"{arguments.output} has no place for the table: {BEGIN} and {END}")
     head, tail = page.split(BEGIN)[0], page.split(END)[1]

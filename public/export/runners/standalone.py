@@ -12,6 +12,7 @@ image (as it does unless told otherwise) and --outputs boxes or detections; of a
 
 import argparse
 import json
+import os
 import sys
 
 import cv2
@@ -206,7 +207,10 @@ def main() -> None:
     parser.add_argument("--score_threshold", type=float, default=0.4, help="lowest score that counts (0.4)")
     parser.add_argument("--output", help="where the picture with its boxes goes")
     arguments = parser.parse_args()
-    picture = cv2.imread(arguments.picture, cv2.IMREAD_COLOR_RGB)
+    try:  # by its bytes: OpenCV's own file functions end the process at a name that is no UTF-8
+        picture = cv2.imdecode(np.fromfile(arguments.picture, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (OSError, cv2.error):
+        picture = None
     if picture is None:
         sys.exit(f"error: {arguments.picture} cannot be read as a picture")
     try:
@@ -217,7 +221,8 @@ def main() -> None:
     for name, score, box in zip(found["names"], found["scores"].tolist(), boxes):
         print(f"{name} {score:.4f}" + ("" if box is None else " " + " ".join(f"{value:.2f}" for value in box.tolist())))
     if arguments.output and "boxes" in found:
-        cv2.imwrite(arguments.output, draw(picture, found)[..., ::-1])
+        ending = os.path.splitext(arguments.output)[1] or ".png"
+        cv2.imencode(ending, draw(picture, found)[..., ::-1])[1].tofile(arguments.output)
 
 
 if __name__ == "__main__":
