@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from public.config import ClassificationConfig, TrainingConfig, replace
+from public.config import ClassificationConfig, DetectionConfig, TrainingConfig, replace
 from public.datasets.cifar import OFFICIAL, Cifar
 from public.datasets.coco import Coco
 from public.datasets.combine import Split
@@ -44,7 +44,7 @@ def write_layout(config: TrainingConfig, data_root: Path, *, num_images: int, se
             _write(data, Path(data_root), num_classes, num_images, np.random.default_rng([seed, number]))
 
 
-def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingConfig:
+def shrunk(config: TrainingConfig, *, is_large: bool = False) -> TrainingConfig:
     """`config` with small pictures, two images a step and no loader processes; everything else as it is.
 
     A teacher has its initial values.
@@ -53,7 +53,8 @@ def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingC
     CIFAR's archives, whose names promise 60,000 pictures, are looked for under the name that `write_layout` gave them.
 
     Args:
-        precision: another one than the page's.
+        is_large: of a large network, which takes long: float32, since a CPU without bf16 instructions takes up to ten times
+            as long in bf16; and of a detector a ResNet-18 in place of a deeper one.
     """
     side = CIFAR_SIDE if isinstance(config.train_data, Cifar) else SIDE
     spec, lr = dataclasses.replace(config.input, size=(side, side)), config.lr
@@ -63,6 +64,10 @@ def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingC
     if getattr(config.network_settings, "teacher_weights", None) is not None:
         field = "classifier" if isinstance(config, ClassificationConfig) else "detector"
         config = replace(config, **{field: dataclasses.replace(config.network_settings, teacher_weights=None)})
+    if is_large:
+        config = replace(config, precision="float32")
+        if isinstance(config, DetectionConfig):
+            config = replace(config, detector=_shallower(config.detector))
     return replace(
         config,
         train_data=_renamed(config.train_data),
@@ -75,8 +80,15 @@ def shrunk(config: TrainingConfig, *, precision: str | None = None) -> TrainingC
         lr=lr,
         evaluation_batch_size=2,
         num_workers=0,
-        precision=precision or config.precision,
     )
+
+
+def _shallower(settings):
+    """A detector's settings with the smallest ResNet in place of a deeper one, in student and teacher too."""
+    changes = {part: _shallower(getattr(settings, part)) for part in ("student", "teacher") if hasattr(settings, part)}
+    if getattr(settings, "backbone", None) in ("resnet50", "resnet101"):
+        changes["backbone"] = "resnet18"
+    return dataclasses.replace(settings, **changes) if changes else settings
 
 
 def _renamed(data):

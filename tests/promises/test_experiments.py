@@ -431,7 +431,7 @@ from tests.helpers.tiny_layouts import shrunk
 
 from .page import config as page
 
-config = shrunk(page{precision})
+config = shrunk(page, is_large={is_large})
 '''
 # Larger sizes of recipes whose sizes differ in depth, width and weights only, as a test above holds, take their two steps
 # at the depth and width of s; ppyoloe_{m,l,x}_coco and ppyoloe_l_voc take theirs at the full ones.
@@ -457,14 +457,10 @@ def takes_its_own_steps(folder: Path) -> bool:
 
 
 def copied_small(folder: Path, root: Path) -> Path:
-    """A copy of an experiment whose pictures are small; everything else is the experiment's own page.
-
-    But for the precision of large networks: a CPU without bf16 instructions takes up to ten times as long in bf16.
-    """
+    """A copy of an experiment whose pictures are small; of those that are not QUICK, precision and ResNet too."""
     copy = copied(folder, root).folder
     (copy / "config.py").rename(copy / "page.py")
-    precision = "" if name_of(folder) in QUICK else ', precision="float32"'
-    (copy / "config.py").write_text(SMALL_PAGE.format(precision=precision))
+    (copy / "config.py").write_text(SMALL_PAGE.format(is_large=name_of(folder) not in QUICK))
     return copy
 
 
@@ -492,9 +488,11 @@ def slow_unless_quick(folder):
 def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, monkeypatch):
     """The whole `train.py` of every kind of experiment on data in the layout that its page names, with small pictures.
 
-    The quick ones in the precision that the page states, the others in float32.
+    The quick ones in the precision that the page states, the others in float32, and with ResNet-18 in place of a deeper
+    one: the page's own network sees pictures of the full size in another test.
     """
     page = load_experiment(folder).config
+    small = shrunk(page, is_large=name_of(folder) not in QUICK)
     copy = copied_small(folder, tmp_path)
     saved = []  # the checkpoints; written, at up to a gigabyte each, they would take longer than all else
     monkeypatch.setattr(torch, "save", lambda checkpoint, file: saved.append(checkpoint))
@@ -510,11 +508,11 @@ def test_two_steps_on_tiny_data_and_an_evaluation(folder, layout_of, tmp_path, m
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
     (evaluation,) = (line for line in lines if line["kind"] == "eval")
     assert 0 <= evaluation["metrics"][page.best_metric] <= (1 if folder in DETECTION else 100)
-    assert freeze(load_experiment(run).config.network_settings) == freeze(shrunk(page).network_settings)
+    assert freeze(load_experiment(run).config.network_settings) == freeze(small.network_settings)
     assert {len(checkpoint["class_names"]) for checkpoint in saved} == {page.network_settings.num_classes}
     latest = [checkpoint for checkpoint in saved if "training" in checkpoint][-1]
     assert latest["training"]["step"] == 2
-    check_what_moved(page, initial, latest["training"]["raw_model"] if page.ema else latest["model"])
+    check_what_moved(small, initial, latest["training"]["raw_model"] if page.ema else latest["model"])
 
 
 def keep_initial_values(monkeypatch) -> dict[str, torch.Tensor]:

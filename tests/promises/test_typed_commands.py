@@ -206,12 +206,12 @@ def test_own_data(tmp_path):
     clone.type(copy)
     page = clone.root / "detection_experiments" / "mine" / "config.py"
     original = page.read_text()
-    in_voc, in_coco, in_yolo, split = blocks(read("docs/own_data.md"), "python")
-    for block in (in_coco, in_yolo, in_voc, split):
+    in_voc, in_coco, in_yolo, split, balanced = blocks(read("docs/own_data.md"), "python")
+    for parts in ((in_coco,), (in_yolo,), (in_voc,), (split, balanced)):
         page.write_text(original)
-        lay_over(page, in_voc)
-        lay_over(page, block)
-        if block != split:  # which reads what is there
+        for part in (in_voc, *parts):
+            lay_over(page, part)
+        if split not in parts:  # which reads what is there
             write_layout(load_experiment(page.parent).config, clone.data_root, num_images=12)
         clone.type(show)
         (clone.folder / "mine_train_samples.jpg").unlink()
