@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from public.families import published
 from public.families.distilled import FGD, LD, PPYOLOELogits
 from public.losses import create_loss
-from public.losses.assigners.assignment import Assignment
+from public.losses.assigners.assignment import BACKGROUND, Assignment
 from public.losses.box import giou
 from public.losses.cross_entropy import CrossEntropyLoss
 from public.losses.distillation import CWDLoss, DistilledLoss, FGDLoss, MGDLoss, MutualLoss, PKDLoss, box_masks
@@ -261,7 +261,8 @@ def assignment_of(scores: dict[tuple[int, int], tuple[int, float]]) -> Assignmen
     labels, values = torch.full((2, A), K), torch.zeros(2, A, dtype=torch.float64)
     for place, (label, score) in scores.items():
         labels[place], values[place] = label, score
-    return Assignment(labels, torch.zeros(2, A, 4), values)
+    objects = torch.where(labels == K, BACKGROUND, 0)  # which of them it is, no term asks
+    return Assignment(labels, torch.zeros(2, A, 4), values, objects)
 
 
 SCORES = {(0, 5): (1, 0.8), (0, 70): (0, 0.9), (1, 3): (2, 0.3)}
