@@ -175,7 +175,7 @@ def test_training_samples_of_a_loss_that_ignores_anchors(command, capsys):
     assert len(shown) == 3
     for item in shown:
         assert item.counts[-2].sum() > 0, "ignored anchors"
-        assert item.counts.sum(0).tolist() == [9 * side * side for side in (16, 8, 4)]
+        assert item.counts.sum(0).tolist() == [9 * side * side for side in (12, 6, 3)]  # at 96 px, as the page begins
     assert capsys.readouterr().out.count("all points") == 3
 
 

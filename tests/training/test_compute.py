@@ -105,6 +105,7 @@ SETTINGS = [
 def modes_after(answer) -> None:
     """Sends the modes of a new process after each of SETTINGS was applied."""
     torch.backends.cudnn.benchmark = True
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # of a test before this one that trained in its own process
     for settings in SETTINGS:
         apply_modes(settings, CPU)
         modes = vars(settings) | {
