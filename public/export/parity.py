@@ -246,30 +246,60 @@ class Match:
 
 
 def match(found: dict, other: dict, decoder: Any, bounds: tuple[float, float], size: tuple[int, int]) -> Match:
-    """Detections of one picture and those of a file: each with the nearest in score of its label that overlaps enough."""
+    """Detections of one picture and those of a file: each with the nearest in score of its label that overlaps enough.
+
+    One without a partner does not count where rounding decides of it: its score is at an edge, or its overlap with a better
+    one is so near the decoder's `nms_iou` that boxes which move as far as the matched ones did may cross it.
+    """
     ious, same = _ious(found["boxes"], other["boxes"]), found["labels"][:, None] == other["labels"]
     corners = (found["boxes"][:, None] - other["boxes"]).abs().amax(-1)
     may_be = (((ious >= SAME_IOU) | (corners <= bounds[0])) & same).numpy()  # (N, N of the other)
     apart = (found["scores"][:, None] - other["scores"]).abs().numpy()
     is_free = np.ones(len(other["scores"]), dtype=bool)
     pairs, left = [], []
-    for i, score in enumerate(found["scores"].tolist()):
+    for i in range(len(found["scores"])):
         near = np.flatnonzero(may_be[i] & is_free)
         if len(near):
             best = int(near[apart[i, near].argmin()])
             is_free[best] = False
             pairs.append((i, best))
         else:
-            left.append(score)
-    left += other["scores"][torch.from_numpy(is_free)].tolist()
+            left.append(_one(found, i))
+    left += [_one(other, int(j)) for j in np.flatnonzero(is_free)]
     ours, theirs = (torch.tensor([pair[n] for pair in pairs], dtype=torch.long) for n in (0, 1))
     boxes = box_difference(found["boxes"][ours], other["boxes"][theirs], size)
     scores = _largest(found["scores"][ours], other["scores"][theirs]) if pairs else 0.0
     edges = [decoder.score_threshold]
     if decoder.keep_top_k and len(found["scores"]) == decoder.keep_top_k:
         edges.append(float(found["scores"][-1]))
-    unmatched = sum(min(abs(score - edge) for edge in edges) > bounds[1] for score in left)
+    moved = float(corners[ours, theirs].max()) if pairs else 0.0
+    unmatched = sum(
+        min(abs(one["scores"].item() - edge) for edge in edges) > bounds[1]
+        and not any(_may_be_suppressed(one, by, decoder.nms_iou, moved) for by in (found, other))
+        for one in left
+    )
     return Match(len(pairs), unmatched, boxes, scores)
+
+
+def _one(found: dict, index: int) -> dict:
+    return {name: values[index : index + 1] for name, values in found.items()}
+
+
+def _may_be_suppressed(one: dict, by: dict, nms_iou: float | None, moved: float) -> bool:
+    """Whether a detection of `by` stands at the threshold of suppressing `one`, when corners move by `moved` pixels.
+
+    Intersection and areas then change by less than `moved` times a perimeter each, so the overlap by less than four of the
+    longest perimeter over the union.
+    """
+    if nms_iou is None:
+        return False
+    boxes = torch.cat([one["boxes"], by["boxes"]]).double()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    perimeters, areas, ious = 2 * sides.sum(1), sides.prod(1), _ious(one["boxes"], by["boxes"])[0]
+    unions = (areas[0] + areas[1:]) / (1 + ious)
+    slack = 4 * moved * torch.maximum(perimeters[0], perimeters[1:]) / unions
+    is_better = (by["labels"] == one["labels"]) & (by["scores"] >= one["scores"])
+    return bool((is_better & ((ious - nms_iou).abs() <= slack)).any())
 
 
 def _ious(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
