@@ -95,7 +95,7 @@ TEXTS = {
 def test_what_could_be_executed_is_refused(case, program, tmp_path):
     name, old, new, told = TEXTS[case]
     path = changed(program, tmp_path / "other.pt2", texts=[(name, old, new)])
-    with pytest.raises(ValueError, match=rf"other\.pt2 is not opened as a program of torch\.export: .*{told}"):
+    with pytest.raises(ValueError, match=rf"other\.pt2 cannot be opened as a program of torch\.export: .*{told}"):
         open_torch(path)
 
 

@@ -43,7 +43,11 @@ EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
     "distilled": TinyDistilled.create,
     "mutual": TinyMutual.create,
 }
-FIRST_KILL = "epoch 1 begins"  # where mosaics end, for those that are told to begin with it
+FIRST_KILLS = (  # for those that are told to begin with them: what a fast machine may never be killed in by chance
+    "evaluation: a batch has come",
+    "epoch 1 begins",  # where mosaics end
+    "a file is flushed, not renamed",
+)
 FREE = (("--num_workers", ("0", "1")), ("--checkpoint_minutes", ("0", "10")))  # flags and values to draw from
 LONGEST_PAUSE = 0.002  # seconds between two looks at a run that is to be killed by the clock
 
@@ -77,11 +81,11 @@ class Harness:
         self.num_events, self.seconds = self._last_event()[0], time.monotonic() - begin
         return self.experiment.runs[-1]
 
-    def killed_until_it_ends(self, budget: int, first: str | None = None) -> tuple[Path, int]:
+    def killed_until_it_ends(self, budget: int, first: tuple[str, ...] = ()) -> tuple[Path, int]:
         """A run that was killed up to `budget` times and then went to its end; (the run, how often it was killed).
 
         Args:
-            first: the event of the first kill; None: as the others.
+            first: the events of the first kills; the others are drawn.
         """
         spent = 0
         free = (*FREE, *getattr(self.experiment, "free", ()))
@@ -90,8 +94,8 @@ class Harness:
             by_clock = self.rng.random() < self.clock_share
             seconds = self.rng.uniform(0, self.seconds)
             event: int | str = int(self.rng.integers(1, self.num_events + 1))
-            if first is not None and spent == 0:
-                by_clock, event = False, first
+            if spent < len(first):
+                by_clock, event = False, first[spent]
             if spent == budget:
                 self._end(self.start(*drawn))
                 return self.experiment.runs[-1], spent
@@ -139,7 +143,7 @@ class _Events:
             return
         self.count += 1
         os.pwrite(self.handle, f"{self.count} {self.where}{name}".ljust(120).encode(), 0)
-        if self.kill_at in (self.count, name):
+        if self.kill_at in (self.count, name, self.where + name):
             os.killpg(0, signal.SIGKILL)  # with its loader workers, as a machine that goes down
 
     def around(self, owner: object, name: str, before: str | None, after: str | None = None) -> None:

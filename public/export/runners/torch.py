@@ -27,7 +27,7 @@ def open_torch(path: Path) -> tuple[Session, str | None]:
     try:
         check_program(content)
     except ValueError as error:
-        raise ValueError(f"{path} is not opened as a program of torch.export: {error}") from error
+        raise ValueError(f"{path} cannot be opened as a program of torch.export: {error}") from error
     try:
         with warnings.catch_warnings(action="ignore"):
             module = torch.export.load(io.BytesIO(content), extra_files=extra).module()
