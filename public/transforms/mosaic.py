@@ -13,7 +13,7 @@ draws on for ever.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -75,8 +75,20 @@ class RandomAffine:
         return with_objects(sample, self.warp(sample.image, matrix, (height, width)), mapped(sample.boxes, matrix))
 
     def warp(self, image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """`image` mapped by `matrix` onto a canvas of `size` (height, width)."""
-        return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=self.fill)
+        """`image`, of three channels or four (public/transforms/canvas.py), mapped by `matrix` onto a canvas of `size`.
+
+        Nothing is computed to the right of what the picture reaches, and below it.
+        """
+        if image.shape[2] == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        reached = visible(cv2.invertAffineTransform(matrix), image.shape[:2], size)
+        fill = (*self.fill, 0)
+        part = cv2.warpAffine(image, matrix, reached[::-1], flags=cv2.INTER_LINEAR, borderValue=fill)
+        if reached == size:
+            return cv2.cvtColor(part, cv2.COLOR_RGBA2RGB)
+        canvas = filled(size, self.fill)
+        cv2.cvtColor(part, cv2.COLOR_RGBA2RGB, dst=canvas[: reached[0], : reached[1]])
+        return canvas
 
 
 def affine_map(*, angle: float, scale: float, shear: tuple[float, float], shift: tuple[float, float]) -> np.ndarray:
@@ -93,12 +105,15 @@ def mapped(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-def visible(matrix: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the part of a canvas of twice `size`, from its upper left corner, that `matrix` shows on `size`."""
-    height, width = size
+def visible(matrix: np.ndarray, shown: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the part of a canvas of `size`, from its upper left corner, that `matrix` shows on one of `shown`.
+
+    At least a pixel.
+    """
+    height, width = shown
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - matrix[:, 2]
     right, low = np.linalg.solve(matrix[:, :2], corners.T).max(axis=1)
-    return tuple(int(min(max(math.ceil(end) + MARGIN, 1), 2 * side)) for end, side in ((low, height), (right, width)))  # type: ignore[return-value]  # two of them
+    return tuple(int(min(max(math.ceil(end) + MARGIN, 1), side)) for end, side in zip((low, right), size))  # type: ignore[return-value]  # two of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +153,8 @@ class Mosaic:
             return sample.read()
         low, high = self.center
         middle_y, middle_x = (int(side * (low + (high - low) * draw)) for side, draw in zip(self.size, (down, right)))
-        canvas = filled(visible(matrix, self.size), self.affine.fill)
+        whole = (2 * self.size[0], 2 * self.size[1])
+        canvas = filled(visible(matrix, self.size, whole), (*self.affine.fill, 0))
         tiles = [self._put(part, place, (middle_y, middle_x), canvas) for place, part in enumerate([sample, *partners])]
         objects = joined(tiles)
         objects = objects._replace(boxes=mapped(objects.boxes, matrix))

@@ -66,7 +66,7 @@ def test_affine_has_the_originals_map_pixels_and_boxes(oracle, case):
     matrix = affine_map(angle=angle, scale=scale, shear=(shear_x, shear_y), shift=(640 * shift[0], 640 * shift[1]))
     np.testing.assert_allclose(matrix, values[f"affine.{case}.M_f64"], rtol=0, atol=1e-12)
     canvas = made("mosaic1280", 1280, 1280)
-    height, width = visible(matrix, (640, 640))
+    height, width = visible(matrix, (640, 640), (1280, 1280))
     seen = np.ascontiguousarray(canvas[:height, :width])
     assert checksum(AFFINE.warp(seen, matrix, (640, 640))) == meta[f"affine.{case}.warp"]["crc32_uint8"]
     boxes = mapped(values["affine.boxes_in"][:, :4].astype(np.float64), matrix).clip(0, 640)
