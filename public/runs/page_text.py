@@ -96,9 +96,13 @@ class PageText:
         self._replace(first.lineno, first.end_lineno, [f'"""{safe[0]}', *safe[1:], end])
 
     def set_constants(self, constants: dict[str, tuple[str, str | None]]) -> None:
-        """Writes name -> (expression, why) above the configuration, in place of the page's own values of these names."""
+        """Writes name -> (expression, why) above the configuration, in place of the page's own values of these names.
+
+        What nothing on the page uses any more is left out.
+        """
+        unused = _unused_constants(self.tree)
         for node in reversed(self.tree.body):
-            if isinstance(node, ast.Assign) and _name(node) in ("CLASSES", *constants):
+            if isinstance(node, ast.Assign) and _name(node) in ("CLASSES", *constants, *unused):
                 self._replace(node.lineno, node.end_lineno, [])
         place = self.tree.body.index(self.assignment)
         space = ["", ""] if isinstance(self.tree.body[place - 1], ast.ClassDef) else [""]
@@ -129,6 +133,19 @@ class PageText:
     def _replace(self, first: int, last: int | None, lines: list[str]) -> None:
         self.lines[first - 1 : last] = lines
         self._parse()
+
+
+def _unused_constants(tree: ast.Module) -> set[str | None]:
+    """Names that are assigned on the page and used by nothing, or by such names only."""
+    assigned = {_name(node): node for node in tree.body if isinstance(node, ast.Assign) and _name(node) != "config"}
+    unused: set[str | None] = set()
+    while True:
+        left = [top for top in tree.body if top not in [assigned[name] for name in unused]]
+        names = [node for top in left for node in ast.walk(top) if isinstance(node, ast.Name)]
+        found = set(assigned) - {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        if found == unused:
+            return unused
+        unused = found
 
 
 def _name(node: ast.Assign) -> str | None:

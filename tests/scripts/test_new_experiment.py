@@ -33,11 +33,12 @@ ORIGINALS = (
     ),
     *("imagenet_experiments/resnet18", "cifar100_experiments/resnet18", "cifar100_experiments/resnet18_mini"),
 )
+WITH_CONSTANTS = "detection_experiments/picodet_s_transfer"  # its data have a name of their own
 DETECTION = [name for name, layout in LAYOUTS.items() if layout.kind != "classes"]
 CLASSES = [name for name, layout in LAYOUTS.items() if layout.kind == "classes"]
 WRITTEN = {  # name of the page: (original, layout)
     **{f"own_{name.replace(' ', '_')}": (ORIGINALS[0], name) for name in DETECTION},
-    **{f"own_{original.split('/')[1]}": (original, "yolo") for original in ORIGINALS[1:3]},
+    **{f"own_{original.split('/')[1]}": (original, "yolo") for original in (*ORIGINALS[1:3], WITH_CONSTANTS)},
     **{
         f"own_{name.replace(' ', '_')}_{original.replace('/', '_')}": (original, name)
         for name in CLASSES
@@ -55,7 +56,7 @@ def make(clone, original, name, data, **options):
 def clone(tmp_path_factory):
     """Some experiments of the repository, and the data of each layout in data/."""
     root = tmp_path_factory.mktemp("clone")
-    for original in ORIGINALS:
+    for original in (*ORIGINALS, WITH_CONSTANTS):
         shutil.copytree(REPOSITORY / original, root / original, ignore=shutil.ignore_patterns("runs", "__pycache__"))
     for name, layout in LAYOUTS.items():
         layout.write(root / "data" / name.replace(" ", "_"))
@@ -295,6 +296,19 @@ def test_data_that_cannot_be_parted_are_refused(clone, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- text
+
+
+def test_constants_that_nothing_uses_are_left_out_and_the_others_kept(tmp_path):
+    page = tmp_path / "config.py"
+    page.write_text(
+        '"""Card."""\n\nA = 1\nB = (A, 2)\nCLASSES = ("a",)\nC = B\nD = 4\n\nconfig = dict(x=D, y=CLASSES)\n'
+    )
+    text = PageText(page.read_text())
+    text.set_constants({"CLASSES": ("(1,)", None)})
+    found: dict = {}
+    exec(text.text, found)
+    assert found["config"] == {"x": 4, "y": (1,)}
+    assert not {"A", "B", "C"} & set(found)
 
 
 def test_names_are_written_as_python_reads_them():

@@ -1,0 +1,126 @@
+"""PicoDet-s from COCO weights on a small set: the page to copy for your own 100 to 500 pictures, minutes on two CPU cores.
+
+Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
+Use: python -m public.test_scripts.new_experiment NAME --from picodet_s_transfer --data <your folder>
+Data: about half of the 205 training images of Shenggan/BCCD_Dataset (MIT) in VOC layout, and its 87 validation images.
+Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
+Starting weights: pretrained/picodet_s_416_coco.pth, PaddleDetection's picodet_s_416_coco_lcnet (pretrained/README.md says how
+    to make the file); its class layers (80 classes) make room for new ones (3).
+Recipe: what COCO has taught of edges and textures stays (the first two stages and the stem are frozen, which makes a step
+    cheaper, too), the rest of the backbone learns at a third of the rate.
+Expected: not trained yet.
+"""
+
+from public.config import DetectionConfig
+from public.datasets.combine import Split
+from public.datasets.voc import Voc
+from public.families.picodet import PicoDet
+from public.input import InputSpec
+from public.training.ema import EMA
+from public.training.optimizers import AdamW
+from public.training.schedules import WarmupCosine
+from public.transforms.detection import ColorDistort, RandomCrop, Resize
+from public.transforms.flip import RandomFlip
+
+CLASSES = ("Platelets", "RBC", "WBC")
+WHOLE = Voc(sources=("BCCD/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True)
+FROZEN = ("backbone.stem", "backbone.stages.0", "backbone.stages.1")
+
+config = DetectionConfig(
+    # data and training
+    train_data=Split(data=WHOLE, part="train", val_fraction=0.5, seed=0),
+    val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    epochs=20,
+    batch_size=8,
+    lr=1e-3,
+    accumulate=1,
+    optimizer=AdamW(
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.02,
+        decay_normalisation=False,
+        decay_bias=False,
+        lr_factors=(("backbone.", 0.3),),
+    ),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.1, horizon_epochs=20, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.99),
+    starting_weights="pretrained/picodet_s_416_coco.pth",
+    backbone_only=False,
+    freeze=FROZEN,
+    freeze_batchnorm=FROZEN,
+    sync_batchnorm=True,
+    seed=0,
+    # pictures
+    input=InputSpec(
+        size=(416, 416),
+        resize="stretch",
+        interpolation="cubic",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    train_transforms=(
+        ColorDistort(
+            brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-10.0, 10.0), apply_prob=0.5
+        ),
+        RandomCrop(
+            aspect_ratio=(0.5, 2.0),
+            scale=(0.5, 1.0),
+            thresholds=(0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+            num_attempts=50,
+            allow_no_crop=True,
+        ),
+        RandomFlip(prob=0.5),
+        Resize(size=(416, 416), interpolation="linear"),
+    ),
+    batch_transforms=(),
+    on_bad_sample="error",
+    # evaluation
+    metrics=("coco", "voc", "voc07"),
+    best_metric="AP50",
+    evaluation_interval=5,
+    evaluation_batch_size=8,
+    early_stop=None,
+    # network
+    detector=PicoDet(
+        backbone="lcnet_075",
+        backbone_options=(),
+        backbone_batchnorm="trained",
+        neck="lc_pan",
+        neck_blocks=1,
+        channels=96,
+        head_convs=2,
+        activation="hardswish",
+        num_classes=3,
+        strides=(8, 16, 32, 64),
+        reg_max=7,
+        grid_cell_scale=5.0,
+        grid_cell_offset=0.5,
+        static_assigner_epochs=2,
+        atss_top_k=9,
+        tal_top_k=13,
+        tal_alpha=1.0,
+        tal_beta=6.0,
+        varifocal_alpha=0.75,
+        varifocal_gamma=2.0,
+        loss_weight_cls=1.0,
+        loss_weight_iou=2.5,
+        loss_weight_dfl=0.5,
+        score_threshold=0.025,
+        nms_iou=0.6,
+        nms_top_k=1000,
+        keep_top_k=100,
+    ),
+    # machinery
+    precision="float32",
+    channels_last=True,
+    compile=False,
+    deterministic=True,
+    threads=1,
+    tf32=False,
+    matmul_precision="highest",
+)
