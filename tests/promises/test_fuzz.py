@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -32,6 +33,7 @@ from public.training.ema import EMA
 from public.training.optimizers import SGD, AdamW
 from public.training.run import _load
 from public.training.state import TrainingState
+from public.weights.convert import convert
 from public.weights.pdparams import read_pdparams
 from tests.helpers.fuzzing import Damaged, as_json, damaged, damaged_bytes, fuzz, judge, watched
 from tests.helpers.paddle_files import write_pdparams
@@ -287,6 +289,32 @@ def test_pth_of_a_classifier(few_cases, tmp_path):
     def case(damage):
         save(damage.content, path)
         judge(lambda: classifier.load(path, "cpu"), path)
+
+    case()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("torchvision", "shufflenetv2_x0_5"), ("yolox", "yolox_nano"), ("mmdet", "yolof_r50_mmdet")]
+)
+def test_weights_of_others(few_cases, tmp_path, source, name):
+    """Of a whole classifier, and of the beginning of a detector's file, of which a sound part is refused as well."""
+    path, output = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+    arrays = torchvision.models.shufflenet_v2_x0_5().state_dict()
+    few = dict(list(arrays.items())[:6])
+    value = {
+        "torchvision": arrays,
+        "yolox": {"model": few, "start_epoch": 3},
+        "mmdet": {"state_dict": few, "meta": {}},
+    }[source]
+    torch.save(value, path)
+    data = path.read_bytes()
+
+    @fuzz(few_cases)
+    @given(st.one_of(either(value, data, tensors=True), with_call(value, tmp_path)))
+    def case(damage):
+        save(damage.content, path)
+        judge(lambda: convert(source=source, model_name=name, file=path, output=output), path)
+        assert not (tmp_path / "executed").exists()
 
     case()
 
