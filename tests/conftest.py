@@ -1,5 +1,6 @@
 """What every test shares: one compute thread, the folder of reference data, and a small experiment."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -38,6 +39,27 @@ def pytest_collection_modifyitems(items):
 def one_thread():
     """One torch thread in every test, whatever the tests before it set."""
     torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """On torch's meta device no initial value is drawn, in the collection as well.
+
+    There is none to draw there, and torch takes most of the time that a network takes to build to find the shape of nothing.
+    """
+    patched = pytest.MonkeyPatch()
+    config.add_cleanup(patched.undo)
+    for name in ("normal_", "uniform_"):
+        patched.setattr(torch.Tensor, name, drawn_where_values_are(getattr(torch.Tensor, name)))
+
+
+def drawn_where_values_are(draw):
+    """`draw`, a method of tensors that fills them in place, but for tensors on the meta device, which stay as they are."""
+
+    @functools.wraps(draw)
+    def draw_or_leave(self, *args, **kwargs):
+        return self if self.is_meta else draw(self, *args, **kwargs)
+
+    return draw_or_leave
 
 
 @pytest.fixture(scope="session")

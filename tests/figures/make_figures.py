@@ -102,6 +102,31 @@ def load_figures(name: str) -> dict:
     return figures
 
 
+def check_parts(few: dict, oracle: dict) -> None:
+    """Holds that the reduced figures, as they are loaded, say what the whole oracle says, where they say something."""
+    assert few.keys() == oracle.keys()
+    for key in ("entries", "fixed", "gain"):
+        assert few[key] == oracle[key], key
+    for key in ("scores", "boxes"):
+        places, values = oracle[key]
+        shape = tuple(places.max(axis=0) + 1)
+        there = values.reshape(*shape, *values.shape[1:])[tuple(few[key][0].T)]
+        np.testing.assert_array_equal(there, few[key][1], err_msg=key)
+    for kept, all_kept in zip(few["kept"], oracle["kept"], strict=True):
+        np.testing.assert_array_equal(kept, all_kept[: len(kept)])
+    for assigner, (boxes, _) in few["predictions"].items():
+        np.testing.assert_array_equal(boxes, oracle["predictions"][assigner][0])
+    assert few["runs"].keys() == oracle["runs"].keys()
+    for name, run in few["runs"].items():
+        theirs = oracle["runs"][name]
+        for key in ("epoch", "targets", "scores_sum", "losses", "gradient_totals"):
+            assert run[key] == theirs[key], key
+        for key in ("positives", "positive_boxes", "positive_scores"):
+            np.testing.assert_array_equal(run[key], theirs[key].reshape(run[key].shape), err_msg=key)
+        for term, pairs in run["gradients"].items():
+            assert pairs == {parameter: theirs["gradients"][term][parameter] for parameter in pairs}
+
+
 def reduce(oracle: dict) -> dict:
     """The part of the oracle that goes into the json file."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """PicoDet-s against PaddleDetection: from outputs to gradients.
 
-Each test runs on the reduced figures in `tests/figures` and, where `../shared` is present, on the whole oracle.  The
+Each test runs on the whole oracle where `../shared` is present, else on the reduced figures in `tests/figures`.  The
 original computed in float32, ours compute in float64: see `tests/models/test_ppyoloe_oracle.py` for what the limits leave
 room for.
 """
@@ -20,7 +20,7 @@ from public.points import cell_points
 from public.protocols import Progress
 from public.weights.detectors.picodet import copies_and_dead, rename_picodet
 from tests.figures.fill_rule import fill, oracle_input
-from tests.figures.make_figures import load_figures, load_oracle
+from tests.figures.make_figures import check_parts, load_figures, load_oracle
 from tests.helpers.numerics import allowed, assert_same_in_float64, rounding
 from tests.helpers.places import SHARED
 
@@ -32,13 +32,19 @@ STRIDES = (8, 16, 32, 64)
 TERMS = {"loss_vfl": "loss_cls", "loss_bbox": "loss_iou", "loss_dfl": "loss_dfl"}  # theirs, weighted too -> ours
 
 
-@pytest.fixture(scope="module", params=[pytest.param("reduced", marks=pytest.mark.numeric), "whole"])
+PART = "whole" if ORACLE.exists() else "reduced"
+
+
+@pytest.fixture(scope="module", params=[pytest.param(PART, marks=pytest.mark.numeric)])
 def figures(request):
-    if request.param == "reduced":
-        return load_figures("picodet_s")
+    return load_figures("picodet_s") if request.param == "reduced" else load_oracle(ORACLE)
+
+
+def test_the_reduced_figures_are_parts_of_the_whole_oracle():
+    """So what holds of the whole holds of them, and a clone without it tests the same."""
     if not ORACLE.exists():
         pytest.skip(f"the whole oracle is not at {ORACLE}")
-    return load_oracle(ORACLE)
+    check_parts(load_figures("picodet_s"), load_oracle(ORACLE))
 
 
 def checkpoint(figures: dict, gain: float) -> dict[str, np.ndarray]:

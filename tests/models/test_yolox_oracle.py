@@ -1,11 +1,12 @@
 """YOLOX against Megvii's code: from pixels to outputs, losses, gradients and a step; and real trained weights.
 
-The tests of YOLOX-s run on the reduced figures in `tests/figures` and, where `../shared` is present, on the whole oracle;
-those of nano and Darknet-53, and of the real weights, need it.  Ours compute in float64, so that the limits leave room for
-the original's float32 alone: see `tests/helpers/numerics.py`.
+The tests of YOLOX-s run on the whole oracle where `../shared` is present, else on the reduced figures in `tests/figures`,
+which are parts of it (a test holds that they are); those of nano and Darknet-53, and of the real weights, need it.  Ours
+compute in float64, so that the limits leave room for the original's float32 alone: see `tests/helpers/numerics.py`.
 """
 
 import copy
+import functools
 import json
 import zlib
 from dataclasses import replace
@@ -43,13 +44,39 @@ SIZES = {  # parameters and classes 80, of the original; recipes/yolox_and_torch
 TERMS = {"loss_iou": "iou_loss", "loss_obj": "conf_loss", "loss_cls": "cls_loss", "loss_l1": "l1_loss"}
 
 
-@pytest.fixture(scope="module", params=[pytest.param("reduced", marks=pytest.mark.numeric), "whole"])
+PART = "whole" if ORACLES.exists() else "reduced"
+
+
+@pytest.fixture(scope="module", params=[pytest.param(PART, marks=pytest.mark.numeric)])
 def figures(request):
-    if request.param == "reduced":
-        return load_figures()
+    return load_figures() if request.param == "reduced" else load_oracle(ORACLES)
+
+
+def test_the_reduced_figures_are_parts_of_the_whole_oracle():
+    """So what holds of the whole holds of them, and a clone without it tests the same."""
     if not ORACLES.exists():
         pytest.skip(f"the whole oracles are not at {ORACLES}")
-    return load_oracle(ORACLES)
+    few, whole = load_figures(), load_oracle(ORACLES)
+    assert few.keys() == whole.keys()
+    for key in ("entries", "targets", "assignments", "claims", "losses"):
+        assert few[key] == whole[key], key
+    for key in ("gradients", "after_step"):
+        assert few[key].keys() == whole[key].keys()
+        for run, values in few[key].items():
+            assert len(values) > 10
+            assert values == {name: whole[key][run][name] for name in values}
+    for key in ("raw", "boxes"):
+        index, values = few[key]
+        places, all_values = whole[key]
+        assert len(index) >= 100
+        shape = tuple(places.max(axis=0) + 1)
+        np.testing.assert_array_equal(all_values.reshape(*shape, *all_values.shape[1:])[tuple(index.T)], values)
+    assert few["statistics"].keys() == whole["statistics"].keys()
+    for name, values in few["statistics"].items():
+        np.testing.assert_array_equal(values, whole["statistics"][name])
+    for kept, all_kept in zip(few["kept"], whole["kept"], strict=True):
+        assert len(kept) > 0
+        np.testing.assert_array_equal(kept, all_kept[: len(kept)])
 
 
 def make_model(figures: dict) -> torch.nn.Module:
@@ -246,11 +273,22 @@ def test_loss_terms(figures, trained, run):
     assert sum(terms.values()).item() == pytest.approx(expected["total_loss"], rel=1e-6, abs=0)
 
 
+@pytest.fixture(scope="module")
+def gradients_of(figures, trained):
+    """A function of a run: parameter -> gradient of the sum of the terms; each run is computed once."""
+
+    @functools.cache
+    def compute(run: str) -> dict[str, torch.Tensor]:
+        parameters = dict(trained[0].named_parameters())
+        total = sum(terms_of(figures, run, trained[1]).values())
+        return dict(zip(parameters, torch.autograd.grad(total, parameters.values(), retain_graph=True)))
+
+    return compute
+
+
 @pytest.mark.parametrize("run", RUNS)
-def test_gradients(figures, trained, run):
-    parameters = dict(trained[0].named_parameters())
-    total = sum(terms_of(figures, run, trained[1]).values())
-    found = dict(zip(parameters, torch.autograd.grad(total, parameters.values(), retain_graph=True)))
+def test_gradients(figures, gradients_of, run):
+    found = gradients_of(run)
     layers = layer_names("yolox_s")
     assert len(figures["gradients"][run]) >= 20
     for name, (norm, total) in figures["gradients"][run].items():
@@ -264,13 +302,11 @@ def test_gradients(figures, trained, run):
 
 
 @pytest.mark.parametrize("run", ["a_l10", "a_l11"])
-def test_a_step(figures, trained, run):
+def test_a_step(figures, trained, gradients_of, run):
     """Running statistics after the one forward pass, and the parameters after a step by our optimizer's groups."""
-    total = sum(terms_of(figures, run, trained[1]).values())
-    gradients = torch.autograd.grad(total, list(trained[0].parameters()), retain_graph=True)
     model = copy.deepcopy(trained[0])
-    for parameter, gradient in zip(model.parameters(), gradients):
-        parameter.grad = gradient
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients_of(run)[name].clone()
     sgd = SGD(momentum=0.9, nesterov=True, weight_decay=5e-4, decay_normalisation=False, decay_bias=False)
     sgd.build(model, lr=0.01).step()
     state, layers = model.state_dict(), layer_names("yolox_s")
