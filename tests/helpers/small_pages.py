@@ -15,16 +15,19 @@ from tests.helpers.tiny_layouts import shrunk
 
 from .page import config as page
 
-config = shrunk(page)
+config = shrunk(page, is_narrow={is_narrow})
 '''
 
 
-def small_copy(folder: Path, root: Path, *, num_images: int) -> TinyExperiment:
-    """A copy of the experiment `folder` in `root`, `num_images` small pictures a source; all else is its own page."""
+def small_copy(folder: Path, root: Path, *, num_images: int, is_narrow: bool = False) -> TinyExperiment:
+    """A copy of the experiment `folder` in `root`, `num_images` small pictures a source; all else is its own page.
+
+    `is_narrow`: but for the width and the depth of PPYOLOE, see `shrunk`.
+    """
     ignored = shutil.ignore_patterns("runs", "reproductions", "__pycache__")
     copy = shutil.copytree(folder, root / folder.name, ignore=ignored)
     (copy / "config.py").rename(copy / "page.py")
-    (copy / "config.py").write_text(SMALL_PAGE)
+    (copy / "config.py").write_text(SMALL_PAGE.format(is_narrow=is_narrow))
     write_layout(load_experiment(folder).config, root / "data", num_images=num_images)
     return TinyExperiment(copy, root / "data")
 

@@ -44,7 +44,7 @@ def write_layout(config: TrainingConfig, data_root: Path, *, num_images: int, se
             _write(data, Path(data_root), num_classes, num_images, np.random.default_rng([seed, number]))
 
 
-def shrunk(config: TrainingConfig, *, is_large: bool = False) -> TrainingConfig:
+def shrunk(config: TrainingConfig, *, is_large: bool = False, is_narrow: bool = False) -> TrainingConfig:
     """`config` with small pictures, two images a step and no loader processes; everything else as it is.
 
     A teacher has its initial values.
@@ -55,6 +55,7 @@ def shrunk(config: TrainingConfig, *, is_large: bool = False) -> TrainingConfig:
     Args:
         is_large: of a large network, which takes long: float32, since a CPU without bf16 instructions takes up to ten times
             as long in bf16; and of a detector a ResNet-18 in place of a deeper one.
+        is_narrow: PPYOLOE's networks with an eighth of their channels and the fewest blocks.
     """
     side = CIFAR_SIDE if isinstance(config.train_data, Cifar) else SIDE
     spec, lr = dataclasses.replace(config.input, size=(side, side)), config.lr
@@ -68,6 +69,8 @@ def shrunk(config: TrainingConfig, *, is_large: bool = False) -> TrainingConfig:
         config = replace(config, precision="float32")
         if isinstance(config, DetectionConfig):
             config = replace(config, detector=_shallower(config.detector))
+    if is_narrow and hasattr(config.network_settings, "backbone_channels"):
+        config = replace(config, detector=dataclasses.replace(config.network_settings, depth=0.16, width=0.125))
     return replace(
         config,
         train_data=_renamed(config.train_data),

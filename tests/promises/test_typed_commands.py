@@ -29,6 +29,8 @@ from tests.helpers.typed import Clone
 DEMO = "detection_experiments/ppyoloe_xs_shapes"
 DETECT = "python -m public.test_scripts.detect"
 DATA = "--data_root <folder that holds mine/>"
+# of a page in bf16, which takes ten times as long on a CPU without instructions for it; test_experiments trains in it
+SHORT = "--max_steps 1 --num_workers 0 --precision float32"
 WALKS = {  # name: commands in their order
     "train": (
         f"cd {DEMO}",
@@ -198,7 +200,7 @@ def test_own_data(tmp_path):
     clone.copy("detection_experiments/ppyoloe_xs_bccd")
     clone.fill["<folder that holds mine/>"] = str(clone.data_root)
     clone.shorten |= {
-        "python train.py": "--max_steps 1 --num_workers 0",
+        "python train.py": SHORT,
         "python -m public.test_scripts.show": "--num_images 4",
     }
     make, copy, show, enter, train = WALKS["own data"]
@@ -228,7 +230,7 @@ def test_a_new_experiment(tmp_path):
     before = {path: path.read_bytes() for path in (clone.root / "mine").rglob("*") if path.is_file()}
     clone.fill["<folder that holds mine/>"] = str(clone.root)
     clone.shorten |= {
-        "python train.py": "--max_steps 1 --num_workers 0",
+        "python train.py": SHORT,
         "python -m public.test_scripts.show": "--num_images 4",
     }
     check, show, new, enter, train = WALKS["new experiment"]
