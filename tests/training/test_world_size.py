@@ -167,20 +167,21 @@ def test_torchrun_restarts_a_killed_rank_and_hands_on_a_signal(fresh):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     train(fresh, "--resume", "none", world_size=2)
     undisturbed = fresh.digests()
-    mark, hold = fresh.folder.parent / "killed", fresh.folder.parent / "hold"
+    mark, standing = fresh.folder.parent / "killed", fresh.folder.parent / "standing"
     loss = fresh.folder / "loss.py"
     change = (
-        f"        mark, hold = Path({str(mark)!r}), Path({str(hold)!r})\n"
+        f"        mark, standing = Path({str(mark)!r}), Path({str(standing)!r})\n"
         "        if progress.step == 4 and os.environ['RANK'] == '1' and not mark.exists():\n"
         "            mark.touch()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        while progress.step == 5 and hold.exists():\n"
+        "        while progress.step == 5 and not signal.getsignal(signal.SIGTERM).__self__.number:\n"
+        "            (standing / os.environ['RANK']).touch()\n"
         "            time.sleep(0.01)\n"
         "        return {"
     )
     imports = "import os\nimport signal\nimport time\nfrom pathlib import Path\n"
     loss.write_text(imports + loss.read_text().replace("        return {", change))
-    hold.touch()
+    standing.mkdir()
     process = subprocess.Popen(
         fresh.command(launcher=(*launcher, "--max_restarts=1")),
         env=ENVIRONMENT, cwd=fresh.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -189,9 +190,9 @@ def test_torchrun_restarts_a_killed_rank_and_hands_on_a_signal(fresh):
     for line in process.stdout:
         log += line
         if "step 5/" in line:
-            process.send_signal(signal.SIGTERM)
-            time.sleep(2)  # in which the launcher hands it on; both processes stand in step 6
-            hold.unlink()
+            while len(list(standing.iterdir())) < 2 and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)  # both stand in step 6 until the launcher has handed it on to them
     assert process.wait() != 0
     run = fresh.runs[-1]
     assert mark.exists()
