@@ -31,7 +31,7 @@ config = DetectionConfig(
     train_data=Split(data=WHOLE, part="train", val_fraction=0.5, seed=0),
     val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
-    epochs=20,
+    epochs=12,
     batch_size=8,
     lr=1e-3,
     accumulate=1,
@@ -43,7 +43,7 @@ config = DetectionConfig(
         decay_bias=False,
         lr_factors=(("backbone.", 0.3),),
     ),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.1, horizon_epochs=20, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.1, horizon_epochs=12, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.99),
     starting_weights="pretrained/picodet_s_416_coco.pth",
@@ -82,7 +82,7 @@ config = DetectionConfig(
     # evaluation
     metrics=("coco", "voc", "voc07"),
     best_metric="AP50",
-    evaluation_interval=5,
+    evaluation_interval=3,
     evaluation_batch_size=8,
     early_stop=None,
     # network

@@ -31,8 +31,8 @@ def iou(boxes: torch.Tensor, others: torch.Tensor, *, eps: float) -> torch.Tenso
 
 
 def pairwise_iou(boxes: torch.Tensor, others: torch.Tensor, *, eps: float) -> torch.Tensor:
-    """The IoU of each of `boxes` (N, 4) with each of `others` (M, 4), as (N, M)."""
-    return iou(boxes[:, None], others[None], eps=eps)
+    """The IoU of each of `boxes` (..., N, 4) with each of `others` (..., M, 4), as (..., N, M)."""
+    return iou(boxes[..., :, None, :], others[..., None, :, :], eps=eps)
 
 
 def giou(boxes: torch.Tensor, others: torch.Tensor, *, eps: float) -> torch.Tensor:

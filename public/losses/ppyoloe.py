@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from public.losses.assigners.assignment import Assignment
+from public.losses.assigners.assignment import Assignment, padded_objects, parts_of_batch
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
@@ -92,19 +92,17 @@ class PPYOLOELoss(DenseLoss):
             predicted_boxes = distances_to_boxes(points, distances_ltrb)
             cells = self.cells(outputs)
             assignments = []
-            for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
-                given: dict[str, Any] = {
-                    "predicted_boxes": predicted_boxes[image],
-                    "boxes": at_least_float32(target["boxes"]),
-                }
+            for images in parts_of_batch([len(target["labels"]) for target in targets], len(points)):
+                boxes, labels, is_real = padded_objects(targets[images])
+                given: dict[str, Any] = {"boxes": boxes, "labels": labels, "is_real": is_real}
+                given["predicted_boxes"] = predicted_boxes[images]
                 if progress.epoch < self.static_assigner_epochs:
                     given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
-                    assignment = self.static_assigner(labels=target["labels"], **given)
+                    assignments.append(self.static_assigner(**given))
                 else:
-                    given.update(points=points, strides=strides, class_scores=probabilities[image])
-                    assignment = self.assigner(labels=target["labels"], **given)
-                assignments.append(assignment)
-            return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+                    given.update(points=points, strides=strides, class_scores=probabilities[images])
+                    assignments.append(self.assigner(**given))
+            return Assignment(*(torch.cat(parts) for parts in zip(*assignments)))
 
     def assigner_name(self, progress: Progress) -> str:
         """See `DenseLoss.assigner_name`."""

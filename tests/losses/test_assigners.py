@@ -6,9 +6,16 @@ import statistics
 import pytest
 import torch
 
-from public.losses.assigners.assignment import points_inside, points_near_centre, top_k_mask
+from public.losses.assigners import assignment as assignments
+from public.losses.assigners.assignment import (
+    padded_objects,
+    parts_of_batch,
+    points_inside,
+    points_near_centre,
+    top_k_mask,
+)
 from public.losses.assigners.atss import ATSSAssigner
-from public.losses.assigners.task_aligned import TaskAlignedAssigner
+from public.losses.assigners.task_aligned import TaskAlignedAssigner, _power
 from public.points import cell_points
 
 NUM_CLASSES = 7
@@ -185,6 +192,59 @@ def test_a_conflict_may_go_to_an_object_that_did_not_claim_the_point():
         labels=torch.tensor([0, 1, 2]),
     )
     assert assignment.labels.tolist() == [2, 2]
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("seed", range(4))
+def test_images_of_a_batch_are_assigned_as_each_alone(seed):
+    """Bit for bit, with other numbers of objects and none; the points are no multiple of what a CPU computes at once."""
+    scenes = [scene(10 * seed + i, num_objects=(3, 0, 7, 1)[i], size=96) for i in range(4)]
+    level_sizes, *shared = (x.float() if torch.is_tensor(x) else x for x in scenes[0][:4])
+    points, strides, cells = shared
+    assert len(points) % 16
+    targets = [{"boxes": boxes.float(), "labels": labels} for _, _, _, _, boxes, labels, *_ in scenes]
+    predicted_boxes = torch.stack([one[6].float() for one in scenes])
+    class_scores = torch.stack([one[7].float() for one in scenes])
+    static = ATSSAssigner(top_k=9)
+    aligned = TaskAlignedAssigner(top_k=13, alpha=1.0, beta=6.0, centre_radius=None)
+
+    def both(given, predicted_boxes, class_scores):
+        given = given | {"predicted_boxes": predicted_boxes}
+        yield static(cells=cells, level_sizes=level_sizes, num_classes=NUM_CLASSES, **given)
+        yield aligned(points=points, strides=strides, class_scores=class_scores, **given)
+
+    together = list(both(padded_objects(targets)._asdict(), predicted_boxes, class_scores))
+    for i, target in enumerate(targets):
+        for found, alone in zip(together, both(target, predicted_boxes[i], class_scores[i])):
+            has_object = alone.objects >= 0
+            assert has_object.any() == (len(target["labels"]) > 0)
+            assert torch.equal(found.labels[i], alone.labels)
+            assert torch.equal(found.scores[i], alone.scores)
+            assert torch.equal(found.objects[i], alone.objects)
+            assert torch.equal(found.boxes[i][has_object], alone.boxes[has_object])
+
+
+@pytest.mark.numeric
+def test_powers_of_an_image_do_not_depend_on_the_images_beside_it():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(64, 7, 189, generator=generator)
+    counts = torch.randint(8, (64,), generator=generator)
+    powers = _power(values, 6.0, torch.arange(7) < counts[:, None])
+    for own, power, count in zip(values, powers, counts.tolist()):
+        assert torch.equal(power[:count], own[:count].clone().pow(6.0))
+
+
+def test_a_batch_is_parted_where_its_pairs_are_too_many(monkeypatch):
+    counts = [1, 0, 4, 4, 9, 0]
+
+    def parts(most: int) -> list[list[int]]:
+        monkeypatch.setattr(assignments, "MOST_PAIRS", most)
+        return [counts[part] for part in parts_of_batch(counts, num_points=10)]
+
+    assert parts(540) == [counts]
+    assert parts(539) == [[1, 0, 4, 4, 9], [0]]
+    assert parts(80) == [[1, 0], [4, 4], [9], [0]]
+    assert parts(1) == [[1], [0], [4], [4], [9], [0]]
 
 
 def test_image_without_objects_is_all_background():

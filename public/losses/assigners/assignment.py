@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from public.precision import at_least_float32
 
 BACKGROUND, IGNORED = -1, -2  # in place of an object's number: no object; neither object nor background
+MOST_PAIRS = 2**24  # of an object and a point, in one tensor: 64 MB of float32
 
 
 class Assignment(NamedTuple):
@@ -68,13 +70,44 @@ def targets_of_objects(
     return ObjectTargets(torch.stack(objects), torch.stack(labels), torch.stack(boxes))
 
 
+class PaddedObjects(NamedTuple):
+    """The objects of B images in tensors of one size: G is the largest number in an image.
+
+    `boxes` (B, G, 4) in pixels, at least float32, and `labels` (B, G) int64 are 0 where an image has fewer; `is_real` (B, G).
+    """
+
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    is_real: torch.Tensor
+
+
+def padded_objects(targets: list[dict[str, torch.Tensor]]) -> PaddedObjects:
+    """The objects of a batch, `targets` as a loss takes them; the real ones of an image come first."""
+    boxes = pad_sequence([at_least_float32(target["boxes"]) for target in targets], batch_first=True)
+    labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
+    counts = torch.tensor([len(target["labels"]) for target in targets], device=labels.device)
+    return PaddedObjects(boxes, labels, torch.arange(labels.shape[1], device=labels.device) < counts[:, None])
+
+
+def parts_of_batch(counts: list[int], num_points: int) -> list[slice]:
+    """Neighbouring images that are assigned together: as many as MOST_PAIRS allows of padded objects and points, or one."""
+    parts, begin = [], 0
+    for end in range(1, len(counts) + 1):
+        is_last = end == len(counts)
+        if is_last or max(counts[begin : end + 1]) * num_points * (end + 1 - begin) > MOST_PAIRS:
+            parts.append(slice(begin, end))
+            begin = end
+    return parts
+
+
 def all_background(num_points: int, num_classes: int, like: torch.Tensor) -> Assignment:
-    """The assignment of an image without objects, in the type and on the device of `like`."""
+    """The assignment of images without objects, in the type and on the device of `like` (..., A, 4), predicted boxes."""
+    shape = (*like.shape[:-2], num_points)
     return Assignment(
-        labels=torch.full((num_points,), num_classes, dtype=torch.int64, device=like.device),
-        boxes=like.new_zeros(num_points, 4),
-        scores=like.new_zeros(num_points),
-        objects=torch.full((num_points,), BACKGROUND, device=like.device),
+        labels=torch.full(shape, num_classes, dtype=torch.int64, device=like.device),
+        boxes=like.new_zeros(*shape, 4),
+        scores=like.new_zeros(shape),
+        objects=torch.full(shape, BACKGROUND, device=like.device),
     )
 
 
@@ -87,43 +120,48 @@ def assignment_of(
     labels: torch.Tensor,
     num_classes: int,
 ) -> Assignment:
-    """The assignment of an image with objects, of what `one_object_each` gives.
+    """The assignment of an image with objects, or of several, of what `one_object_each` gives.
 
     Args:
-        objects: (A,) int64; `is_positive`: (A,) bool; `scores`: (A,), arbitrary where not positive.
-        boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+        objects: (..., A) int64; `is_positive`: (..., A) bool; `scores`: (..., A), arbitrary where not positive.
+        boxes: (..., G, 4) in pixels, the objects; `labels`: (..., G) int64.
         num_classes: the label of background.
     """
     return Assignment(
-        labels=torch.where(is_positive, labels[objects], num_classes),
-        boxes=boxes[objects],
+        labels=torch.where(is_positive, labels.gather(-1, objects), num_classes),
+        boxes=boxes_of(objects, boxes),
         scores=torch.where(is_positive, scores, 0.0),
         objects=torch.where(is_positive, objects, BACKGROUND),
     )
 
 
+def boxes_of(objects: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The boxes (..., A, 4) of the objects (..., A), of boxes (..., G, 4)."""
+    return boxes.gather(-2, objects[..., None].expand(*objects.shape, 4))
+
+
 def points_inside(points: torch.Tensor, boxes: torch.Tensor, *, margin: float) -> torch.Tensor:
-    """True where a point (A, 2) lies more than `margin` inside a box (G, 4), as (G, A)."""
+    """True where a point (A, 2) lies more than `margin` inside a box (..., G, 4), as (..., G, A)."""
     x, y = points[:, 0], points[:, 1]
-    left, top, right, bottom = boxes[:, :, None].unbind(1)  # (G, 1) each
+    left, top, right, bottom = boxes[..., None].unbind(-2)  # (..., G, 1) each
     return (x - left > margin) & (y - top > margin) & (right - x > margin) & (bottom - y > margin)
 
 
 def points_near_centre(points: torch.Tensor, boxes: torch.Tensor, *, radii: torch.Tensor) -> torch.Tensor:
-    """True where a point (A, 2) lies nearer than its radius (A,), in pixels, to a box's centre (G, 4), as (G, A)."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    dx = centres[:, :1] - points[:, 0]  # (G, A)
-    dy = centres[:, 1:] - points[:, 1]
+    """True where a point (A, 2) lies nearer than its radius (A,), in pixels, to the centre of (..., G, 4), as (..., G, A)."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    dx = centres[..., :1] - points[:, 0]  # (..., G, A)
+    dy = centres[..., 1:] - points[:, 1]
     return dx.square_().add_(dy.square_()).sqrt_() < radii
 
 
 def top_k_mask(values: torch.Tensor, k: int) -> torch.Tensor:
-    """True at the `k` largest of each row of `values` (G, A), or at all where a row has fewer.
+    """True at the `k` largest of each row of `values` (..., G, A), or at all where a row has fewer.
 
     Of equal values the one further left comes first, on every device; `torch.topk` leaves that open.
     """
-    k = min(k, values.shape[1])
-    return _mask_of_largest(values, values.topk(k, dim=1).values.amin(1, keepdim=True), k)
+    k = min(k, values.shape[-1])
+    return _mask_of_largest(values, values.topk(k, dim=-1).values.amin(-1, keepdim=True), k)
 
 
 def top_counts_mask(values: torch.Tensor, counts: torch.Tensor, *, most: int) -> torch.Tensor:
@@ -136,11 +174,11 @@ def top_counts_mask(values: torch.Tensor, counts: torch.Tensor, *, most: int) ->
 
 
 def _mask_of_largest(values: torch.Tensor, kth_value: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
-    """True at the `k` largest of each row, given the smallest of these, (G, 1); of equal ones those further left."""
+    """True at the `k` largest of each row, given the smallest of these, (..., G, 1); of equal ones those further left."""
     is_larger = values > kth_value
     is_equal = values == kth_value
-    num_free = k - is_larger.sum(1, keepdim=True)
-    return is_larger | (is_equal & (is_equal.cumsum(1, dtype=torch.int32) <= num_free))
+    num_free = k - is_larger.sum(-1, keepdim=True)
+    return is_larger | (is_equal & (is_equal.cumsum(-1, dtype=torch.int32) <= num_free))
 
 
 def one_object_each(is_claimed: torch.Tensor, ious: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,12 +188,12 @@ def one_object_each(is_claimed: torch.Tensor, ious: torch.Tensor) -> tuple[torch
     Of equal IoUs the first object wins.
 
     Args:
-        is_claimed: (G, A), object g claims point a.
-        ious: (G, A).
+        is_claimed: (..., G, A), object g claims point a.
+        ious: (..., G, A).
 
     Returns:
-        the object of each point (A,), int64, and whether it has one (A,), bool.
+        the object of each point (..., A), int64, and whether it has one (..., A), bool.
     """
-    num_claims = is_claimed.sum(0)
-    only_claim = is_claimed.to(torch.uint8).argmax(0)  # argmax returns the first of equal values
-    return torch.where(num_claims > 1, ious.argmax(0), only_claim), num_claims > 0
+    num_claims = is_claimed.sum(-2)
+    only_claim = is_claimed.to(torch.uint8).argmax(-2)  # argmax returns the first of equal values
+    return torch.where(num_claims > 1, ious.argmax(-2), only_claim), num_claims > 0

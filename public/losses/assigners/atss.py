@@ -15,6 +15,7 @@ from public.losses.assigners.assignment import (
     Assignment,
     all_background,
     assignment_of,
+    boxes_of,
     one_object_each,
     points_inside,
     top_k_mask,
@@ -45,45 +46,49 @@ class ATSSAssigner:
         boxes: torch.Tensor,
         labels: torch.Tensor,
         num_classes: int,
+        is_real: torch.Tensor | None = None,
     ) -> Assignment:
-        """Assigns the points of one image.
+        """Assigns the points of one image, or of several: `...` is nothing, or B.
 
         Args:
             cells: (A, 4), the square anchor cell around each point, in pixels.
             level_sizes: (height, width) of the L levels, whose cells follow each other in `cells`.
-            predicted_boxes: (A, 4) in pixels, without gradient; the score of a point is their IoU with its object.
-            boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+            predicted_boxes: (..., A, 4) in pixels, without gradient; the score of a point is their IoU with its object.
+            boxes: (..., G, 4) in pixels, the objects; `labels`: (..., G) int64.
             num_classes: the label of background.
+            is_real: (..., G), of `PaddedObjects`; None: all are.
         """
-        if len(boxes) == 0:
+        if boxes.shape[-2] == 0:
             return all_background(len(cells), num_classes, predicted_boxes)
         points = (cells[:, :2] + cells[:, 2:]) / 2
-        ious = pairwise_iou(boxes, cells, eps=CELL_IOU_EPS)  # (G, A)
+        ious = pairwise_iou(boxes, cells, eps=CELL_IOU_EPS)  # (..., G, A)
         is_candidate = self._candidates(points, level_sizes, boxes)
         is_claimed = (
             is_candidate
             & (ious > _mean_plus_std(ious, is_candidate))
             & points_inside(points, boxes, margin=INSIDE_MARGIN)
         )
+        if is_real is not None:
+            is_claimed &= is_real[..., None]
         objects, is_positive = one_object_each(is_claimed, ious)
-        scores = iou(boxes[objects], predicted_boxes, eps=PREDICTION_IOU_EPS)  # (A,)
+        scores = iou(boxes_of(objects, boxes), predicted_boxes, eps=PREDICTION_IOU_EPS)  # (..., A)
         return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _candidates(
         self, points: torch.Tensor, level_sizes: tuple[tuple[int, int], ...], boxes: torch.Tensor
     ) -> torch.Tensor:
-        """True at the `top_k` points of each level that lie nearest to the centre of each box, (G, A)."""
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        dx = centres[:, :1] - points[:, 0]  # (G, A)
-        dy = centres[:, 1:] - points[:, 1]
+        """True at the `top_k` points of each level that lie nearest to the centre of each box, (..., G, A)."""
+        centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+        dx = centres[..., :1] - points[:, 0]  # (..., G, A)
+        dy = centres[..., 1:] - points[:, 1]
         nearness = -(dx.square() + dy.square())
-        levels = nearness.split([height * width for height, width in level_sizes], dim=1)
-        return torch.cat([top_k_mask(level, self.top_k) for level in levels], dim=1)
+        levels = nearness.split([height * width for height, width in level_sizes], dim=-1)
+        return torch.cat([top_k_mask(level, self.top_k) for level in levels], dim=-1)
 
 
 def _mean_plus_std(ious: torch.Tensor, is_candidate: torch.Tensor) -> torch.Tensor:
-    """Mean plus unbiased standard deviation of the candidates' IoUs (G, A) of each object, (G, 1)."""
-    count = is_candidate.sum(1, keepdim=True)
-    mean = (ious * is_candidate).sum(1, keepdim=True) / count
-    squares = ((ious - mean).square() * is_candidate).sum(1, keepdim=True)
+    """Mean plus unbiased standard deviation of the candidates' IoUs (..., G, A) of each object, (..., G, 1)."""
+    count = is_candidate.sum(-1, keepdim=True)
+    mean = (ious * is_candidate).sum(-1, keepdim=True) / count
+    squares = ((ious - mean).square() * is_candidate).sum(-1, keepdim=True)
     return mean + (squares / (count - 1).clamp(min=1)).sqrt()

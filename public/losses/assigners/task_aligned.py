@@ -50,30 +50,49 @@ class TaskAlignedAssigner:
         predicted_boxes: torch.Tensor,
         boxes: torch.Tensor,
         labels: torch.Tensor,
+        is_real: torch.Tensor | None = None,
     ) -> Assignment:
-        """Assigns the points of one image.  The label of background is K.
+        """Assigns the points of one image, or of several: `...` is nothing, or B.  The label of background is K.
 
         Args:
             points: (A, 2) in pixels; `strides`: (A, 1), pixels a cell of the level of each.
-            class_scores: (A, K) in [0, 1], and `predicted_boxes`: (A, 4) in pixels, without gradient.
-            boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+            class_scores: (..., A, K) in [0, 1], and `predicted_boxes`: (..., A, 4) in pixels, without gradient.
+            boxes: (..., G, 4) in pixels, the objects; `labels`: (..., G) int64.
+            is_real: (..., G), of `PaddedObjects`; None: all are.
         """
-        num_points, num_classes = class_scores.shape
-        if len(boxes) == 0:
+        num_points, num_classes = class_scores.shape[-2:]
+        if boxes.shape[-2] == 0:
             return all_background(num_points, num_classes, predicted_boxes)
-        ious = pairwise_iou(boxes, predicted_boxes, eps=EPS)  # (G, A)
-        metrics = class_scores.T[labels].pow(self.alpha) * ious.pow(self.beta)
+        ious = pairwise_iou(boxes, predicted_boxes, eps=EPS)  # (..., G, A)
+        own_scores = class_scores.mT.gather(-2, labels[..., None].expand(ious.shape))
+        metrics = _power(own_scores, self.alpha, is_real) * _power(ious, self.beta, is_real)
         is_eligible = self._eligible(points, strides, boxes)
+        if is_real is not None:
+            is_eligible &= is_real[..., None]
         is_claimed = top_k_mask(metrics * is_eligible, self.top_k) & is_eligible
         objects, is_positive = one_object_each(is_claimed, ious)
         scores = _normalised_metrics(metrics, ious, objects, is_positive)
         return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _eligible(self, points: torch.Tensor, strides: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """True where an object may claim a point, (G, A)."""
+        """True where an object may claim a point, (..., G, A)."""
         if self.centre_radius is None:
             return points_inside(points, boxes, margin=EPS)
         return points_near_centre(points, boxes, radii=self.centre_radius * strides.squeeze(1))
+
+
+def _power(values: torch.Tensor, exponent: float, is_real: torch.Tensor | None) -> torch.Tensor:
+    """values (..., G, A) to a power, of what is real.
+
+    On CPUs torch computes the last few values of a tensor in another way than the others, with other roundings.  There each
+    image is computed alone, so that its bits do not depend on the images beside it.
+    """
+    if is_real is None or values.device.type != "cpu":
+        return values.pow(exponent)
+    powers = torch.zeros_like(values)
+    for own, result, count in zip(values, powers, is_real.sum(1).tolist()):
+        torch.pow(own[:count], exponent, out=result[:count])
+    return powers
 
 
 def _normalised_metrics(
@@ -81,11 +100,11 @@ def _normalised_metrics(
 ) -> torch.Tensor:
     """The metric of each point with its object, scaled so that an object's best point gets the object's best IoU.
 
-    metrics, ious (G, A), objects, is_positive (A,) -> (A,), arbitrary where not positive.
+    metrics, ious (..., G, A), objects, is_positive (..., A) -> (..., A), arbitrary where not positive.
     """
-    rows = torch.arange(len(metrics), device=metrics.device)[:, None]
-    is_pair = (objects == rows) & is_positive  # (G, A)
-    best_metric = (metrics * is_pair).amax(1)  # (G,)
-    best_iou = (ious * is_pair).amax(1)
-    own_metric = metrics.gather(0, objects[None])[0]  # (A,)
-    return own_metric / (best_metric[objects] + EPS) * best_iou[objects]
+    rows = torch.arange(metrics.shape[-2], device=metrics.device)[:, None]
+    is_pair = (objects[..., None, :] == rows) & is_positive[..., None, :]  # (..., G, A)
+    best_metric = (metrics * is_pair).amax(-1)  # (..., G)
+    best_iou = (ious * is_pair).amax(-1)
+    own_metric = metrics.gather(-2, objects[..., None, :]).squeeze(-2)  # (..., A)
+    return own_metric / (best_metric.gather(-1, objects) + EPS) * best_iou.gather(-1, objects)
