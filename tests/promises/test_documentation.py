@@ -75,6 +75,10 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
         CONVERTED
     ),
     "python -m public.weights.download ppyoloe_plus_s_coco": DOWNLOADED + "test_the_command",
+    "python -m public.weights.download picodet_s_416_coco": DOWNLOADED + "test_the_command",
+    "python -m public.test_scripts.new_experiment mine --from picodet_s_transfer --data mine/": (
+        "tests/scripts/test_new_experiment.py::test_a_page_reads_the_data_that_it_was_written_for"
+    ),
     "python -m public.weights.download --list": DOWNLOADED + "test_the_command",
     "python -m public.test_scripts.detect ppyoloe_plus_s street.jpg": (
         DOWNLOADED + "test_weights_are_used_by_name_and_missed_with_what_to_type"
