@@ -1,4 +1,4 @@
-"""Exports released weights, and says what each file finds in photographs: its AP, and how far it is from the originals' boxes.
+"""Exports released weights, and says what each file finds in photographs: its AP, its distance from the originals' boxes.
 
     python -m benchmarks.real_weights [picodet_s_416_coco yolox_nano_coco] [--format torch onnx openvino ncnn]
         [--precision float32] [--limit_images 100] [--shared ../shared]

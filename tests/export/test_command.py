@@ -150,7 +150,7 @@ def test_a_lower_figure_is_rejected(experiment, written, monkeypatch):
     ("words", "message"),
     [
         (["--batch", "0"], "--batch is 0; it must be a number from 1, or dynamic"),
-        (["--format", "executorch"], "the nearest is"),
+        (["--format", "executorch", "--outputs", "detections"], "the nearest is --outputs boxes"),
         (["--format", "mnn"], "telemetry"),
     ],
 )
