@@ -117,14 +117,9 @@ def write(
         size=spec.usual_size,
         any_size=request.any_size,
     ).eval()
-    card = make_card(
-        graph,
-        format=request.format,
-        precision=request.precision,
-        class_names=class_names,
-        batch=request.batch,
-        source=source | ({} if form.versions is None else {"packages": form.versions()}),
-    )
+    source = source | ({} if form.versions is None else {"packages": form.versions()})
+    own = {"format": request.format, "precision": request.precision, "batch": request.batch}
+    card = make_card(graph, class_names=class_names, source=source, **own)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     form.write(graph, path, batch=request.batch, card=card.text(), precision=request.precision)
@@ -140,12 +135,14 @@ def write(
         "parity": found.entries(),
         "seconds_to_write": seconds,
         "milliseconds": _time(network, fixed(spec, graph.size), pictures[0]),
-    }
-    if request.any_size:
-        measured["parity_at"] = {f"{h} x {w}": one.entries() for (h, w), one in zip(sizes, results)}
+    } | ({"parity_at": _by_size(sizes, results)} if request.any_size else {})
     written = Written(path=path, card=card, network=network, decoder=file_decoder, parity=found, measured=measured)
     written.save()
     return written
+
+
+def _by_size(sizes: list[tuple[int, int]], results: list[parity.Parity]) -> dict[str, Any]:
+    return {f"{height} x {width}": one.entries() for (height, width), one in zip(sizes, results)}
 
 
 def _open(path: Path) -> ExportedNetwork:
