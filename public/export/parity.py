@@ -33,8 +33,8 @@ BOUNDS = {  # pixels, score, share of unmatched detections
     "fp16": (1.0, 0.005, 0.01),
 }
 # how many times the network's own rounding: other runtimes' convolutions (Winograd's) round several times more in float32
-# than direct ones; in half precision it is the weights' rounding that counts, which is the same in every runtime
-ROUNDINGS = {"float32": 10.0, "fp16": 2.0}
+# than direct ones; in half precision they round at other places than torch (YOLOX-nano in ONNX Runtime: 2.1 times as far)
+ROUNDINGS = {"float32": 10.0, "fp16": 4.0}
 MOST = 20.0
 SEEN = 0.05  # score
 SMALLEST = 0.001  # score

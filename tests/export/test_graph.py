@@ -130,8 +130,10 @@ def test_what_is_broken_is_found(tiny, name, outputs):
 
 @pytest.mark.slow  # half precision is slow on a CPU
 def test_half_precision_has_bounds_of_its_own(tiny, monkeypatch):
-    """Twice the network's own float16: so it passes, and what is broken does not.  This network, with random weights, is one
-    that half precision is not fit for, since it is over the most that is allowed."""
+    """Four times the network's own float16: it passes, and what is broken does not.
+
+    This network, with random weights, is one that half precision is not fit for: it is over the most that is allowed.
+    """
     settings, model = tiny
     decoder = settings.build_decoder()
     half = in_torch(model, decoder, "boxes", precision="fp16")
