@@ -7,6 +7,7 @@ this project.
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import weakref
@@ -108,15 +109,20 @@ def _environment() -> dict[str, str]:
 def _run(kind: str, *words: str) -> str:
     done = subprocess.run([*_words(kind), *words], capture_output=True, env=_environment())
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(f"{KINDS[kind]} cannot do it: {shorten(lines[-1] if lines else '', 400)}")
+        raise ValueError(f"{KINDS[kind]} cannot do it: {_reason(done.stderr)}")
     return done.stdout.decode()
 
 
 def _last_line(errors) -> str:
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return shorten(lines[-1], 300) if lines else "it ended without a word"
+    return _reason(errors.read())
+
+
+def _reason(errors: bytes) -> str:
+    """The line that names the exception, or else the last one."""
+    lines = errors.decode(errors="replace").strip().splitlines() or ["it ended without a word"]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Unsupported)\w*\b", line)]
+    return shorten((named or lines)[-1], 300)
 
 
 def _end(child: subprocess.Popen) -> None:
