@@ -1,6 +1,7 @@
 # make setup   a virtual environment in .venv with the pinned packages
 # make test    setup, lint and every test (make test-fast: without the slow ones)
 # make setup-export   the packages of the export formats into the same environment
+# make setup-executorch, make setup-litert   environments of their own for these two formats, which see the torch of .venv
 # make demo    setup, then draw a small data set, train a detector on it, evaluate it, use it on a picture
 
 VENV := .venv
@@ -11,7 +12,7 @@ EXPORT_STAMP := $(VENV)/.installed-export
 TEST_PROCESSES ?= 2
 PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: setup setup-export test test-fast lint demo
+.PHONY: setup setup-export setup-executorch setup-litert test test-fast lint demo
 
 setup: $(STAMP)
 
@@ -27,6 +28,15 @@ setup-export: $(EXPORT_STAMP)
 $(EXPORT_STAMP): $(STAMP) requirements-export.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements-export.txt
 	touch $(EXPORT_STAMP)
+
+setup-executorch setup-litert: setup-%: .venv-%/.installed
+
+.venv-%/.installed: $(STAMP) requirements-%.txt
+	$(SYSTEM_PYTHON) -m venv .venv-$*
+	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/encore.pth"
+	.venv-$*/bin/python -m pip install --quiet --no-deps -r requirements-$*.txt
+	touch $@
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -52,7 +52,9 @@ def load_checkpoint(path: str | Path) -> dict:
                 f"{path} is not a checkpoint of this project: its metadata have no entry {CARD!r}. Weights of other projects "
                 "are converted by python -m public.weights.convert"
             )
-        return {"model": tensors, **card}
+        value = card | {"model": tensors}
+        _check_entries(path, value)
+        return value
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -130,6 +132,7 @@ def _as_safetensors(value: dict, path: Path) -> bytes:
 
     card = {name: item for name, item in value.items() if name != "model"}
     try:
+        _check_names(card)
         written = json.dumps(card, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -137,6 +140,17 @@ def _as_safetensors(value: dict, path: Path) -> bytes:
             "run, not latest.pth, or write a .pth"
         ) from error
     return save({name: tensor.contiguous().clone() for name, tensor in value["model"].items()}, {CARD: written})
+
+
+def _check_names(value: Any) -> None:
+    """Raises TypeError where a dict has a key that is no text, of which JSON would silently make one."""
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(f"the key {brief(name)} is no text")
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_names(item)
 
 
 def _need_safetensors(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from public.config import freeze, thaw
 from public.decoders.dense import DenseDecoder
-from public.export.graph import INPUTS, OUTPUTS, ExportGraph
+from public.export.graph import INPUTS, MULTIPLE, OUTPUTS, ExportGraph
 from public.files import read_json_object, write_text
 from public.input import INPUT_CLASSES, ClassificationInput, InputSpec
 from public.text import brief, shorten, shown
@@ -35,7 +35,7 @@ class Card:
     kind: "detector" or "classifier".
     input: the InputSpec, or a classifier's ClassificationInput.
     input_form, outputs: of `graph.INPUTS` and `graph.OUTPUTS`.
-    size: (h, w) of the network's input in pixels; None: of any size.
+    size: (h, w) of the network's input in pixels; None: of any size whose sides are multiples of `multiple`.
     batch: images of a call; None: any number.
     input_names, output_names: of the file's tensors, in their order.
     raw_class: the class of the network's own outputs.
@@ -43,6 +43,7 @@ class Card:
     decoder: the thresholds and ways of the decoder, {} of a classifier.
     keep_top_k: the most detections that the file gives of an image; None where there is no NMS in it.
     source: weights, digest, run, commit and packages the file was made of.
+    anchors_of_cell: of each level, where the size is not fixed; None of a classifier, too.
     """
 
     kind: str
@@ -62,6 +63,8 @@ class Card:
     decoder: dict[str, Any]
     keep_top_k: int | None
     source: dict[str, Any]
+    multiple: int | None = None
+    anchors_of_cell: tuple[int, ...] | None = None
 
     def text(self) -> str:
         """As JSON, the same for the same card."""
@@ -93,16 +96,18 @@ def make_card(
         class_names=tuple(class_names),
         input_form=graph.input_form,
         outputs=graph.outputs,
-        size=graph.size,
+        size=None if graph.any_size else graph.size,
         batch=batch,
         input_names=graph.input_names,
         output_names=graph.output_names,
         raw_class=graph.raw_class,
-        level_sizes=graph.level_sizes,
-        level_lengths=None if decoder is None else tuple(graph.level_lengths or ()),
+        level_sizes=None if graph.any_size else graph.level_sizes,
+        level_lengths=None if decoder is None or graph.any_size else tuple(graph.level_lengths or ()),
         decoder=ways,
         keep_top_k=graph.keep_top_k if graph.outputs == "detections" else None,
-        source=source | {"packages": _versions(format)},
+        source=source | {"packages": source.get("packages") or _versions(format)},
+        multiple=MULTIPLE if graph.any_size else None,
+        anchors_of_cell=graph.anchors_of_cell if graph.any_size else None,
     )
 
 
@@ -123,7 +128,8 @@ def read_card(path: Path, text: str | None) -> Card:
         )
     try:
         entries = json.loads(text)
-        entries = {field.name: _tuples(entries[field.name]) for field in fields(Card)} | {
+        later = {"multiple", "anchors_of_cell"} - entries.keys()  # that cards of before do not have
+        entries = {field.name: _tuples(entries[field.name]) for field in fields(Card) if field.name not in later} | {
             "input": thaw(entries["input"], INPUT_CLASSES | {"ClassificationInput": ClassificationInput}),
             "decoder": entries["decoder"],
             "source": entries["source"],

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from public.export.card import Card, card_beside, read_card
 from public.export.graph import INPUTS, OUTPUTS
 from public.export.ncnn_file import SUFFIX, WEIGHTS, write_ncnn
 from public.export.onnx_file import write_onnx
 from public.export.openvino_file import write_openvino
+from public.export.other_python import find_python, opener, versions_of, writer
 from public.export.packages import need
 from public.export.runners.ncnn import open_ncnn
 from public.export.runners.network import DecodedDecoder, ExportedNetwork, FoundDecoder, Session
@@ -29,6 +32,9 @@ class Format:
     most_images: of a call; None: any number.
     companions: endings of the files that belong to it, in place of the last ending of `suffix`.
     why_not: what a person is told who wants other outputs.
+    why_one_size: what a person is told who wants a file for inputs of any size; "": it can be one.
+    precisions: that a file may have.
+    python, versions: of a format with an environment of its own, its Python (an error where there is none) and its packages.
     """
 
     suffix: str
@@ -40,10 +46,37 @@ class Format:
     most_images: int | None = None
     companions: tuple[str, ...] = ()
     why_not: str = ""
+    why_one_size: str = ""
+    precisions: tuple[str, ...] = ("float32", "fp16")
+    python: Callable[[], Any] | None = None
+    versions: Callable[[], dict[str, str]] | None = None
+
+
+def _elsewhere(kind: str, suffix: str) -> Format:
+    """A format that another Python writes and runs."""
+    return Format(
+        suffix=suffix,
+        packages=(),
+        write=writer(kind),
+        open=opener(kind),
+        outputs=("raw", "boxes"),
+        most_images=1,
+        why_not="it has no NMS over classes; the nearest is --outputs boxes, whose NMS public.load does",
+        why_one_size="its shapes are constants",
+        precisions=("float32",),
+        python=partial(find_python, kind),
+        versions=partial(versions_of, kind),
+    )
 
 
 FORMATS: dict[str, Format] = {
-    "torch": Format(suffix=".pt2", packages=("torch",), write=write_torch, open=open_torch),
+    "torch": Format(
+        suffix=".pt2",
+        packages=("torch",),
+        write=write_torch,
+        open=open_torch,
+        why_one_size="its sizes would be formulas, which opening the file would have to execute",
+    ),
     "onnx": Format(suffix=".onnx", packages=("onnx", "onnxscript", "onnxruntime"), write=write_onnx, open=open_onnx),
     "openvino": Format(
         suffix=".xml",
@@ -62,17 +95,25 @@ FORMATS: dict[str, Format] = {
         most_images=1,
         companions=(WEIGHTS,),
         why_not="it has no NMS over classes; the nearest is --outputs boxes, whose NMS public.load does",
+        why_one_size="the points of its graph are constants",
     ),
+    "executorch": _elsewhere("executorch", ".pte"),
+    "litert": _elsewhere("litert", ".tflite"),
 }
 NOT_BUILT = {  # formats that one may ask for in vain
-    "executorch": "executorch is not built yet; the nearest is --format torch, whose .pt2 its tools take",
-    "litert": "litert is not built yet; the nearest is --format torch, whose .pt2 its tools take",
     "mnn": "mnn is left out, as its converter installs packages and sends telemetry on import; it takes the file of "
     "--format onnx",
 }
 
 
-def find_format(name: str, outputs: str, input_form: str | None = None, batch: int | None = None) -> Format:
+def find_format(
+    name: str,
+    outputs: str,
+    input_form: str | None = None,
+    batch: int | None = None,
+    any_size: bool = False,
+    precision: str = "float32",
+) -> Format:
     """The format called `name`, with its packages there, for a file that gives `outputs` and takes `input_form`.
 
     Raises:
@@ -87,6 +128,14 @@ def find_format(name: str, outputs: str, input_form: str | None = None, batch: i
         raise ValueError(f"--format {name} takes no {input_form} images: the nearest is --input {found.inputs[0]}")
     if batch is not None and found.most_images is not None and batch > found.most_images:
         raise ValueError(f"--format {name} takes {found.most_images} image a call, not --batch {batch}")
+    if any_size and found.why_one_size:
+        raise ValueError(
+            f"--format {name} --dynamic_size: a file has one size, since {found.why_one_size}; the nearest is --format onnx"
+        )
+    if precision not in found.precisions:
+        raise ValueError(f"--format {name} takes no --precision {precision}; the nearest is {found.precisions[0]}")
+    if found.python is not None:
+        found.python()
     for package in found.packages:
         need(package, name)
     return found

@@ -20,6 +20,9 @@ from public.models.fuse import fuse
 INPUTS = ("image", "normalised")  # what a file takes: pixels, or what `normalise` makes of them
 OUTPUTS = ("raw", "boxes", "detections")  # what it gives
 MOST_DETECTIONS = 1000  # of an image, in files of a decoder that keeps all
+MOST_IMAGES = 64  # of a batch of any size, as the shapes in the file say it
+MULTIPLE = 32  # pixels: of what both sides of an input of any size have to be multiples,
+LEAST, MOST = 2, 128  # and how many of them
 
 
 class ExportGraph(nn.Module):
@@ -31,6 +34,9 @@ class ExportGraph(nn.Module):
     where an output is not finite; `boxes` (B, N, 4), `scores` (B, N), `labels` (B, N) int64, by falling score, filled up with
     zeros and the label -1.
 
+    A graph for inputs of any size also gives, of a detector with "raw" or "boxes", `level_sizes` (B, L, 2) int64: height and
+    width of each level in cells, the same for every image.
+
     Args:
         model: the network with its weights; it is fused, and left as it is.
         decoder: a `public.decoders.dense.DenseDecoder`; None for a classifier.
@@ -38,9 +44,10 @@ class ExportGraph(nn.Module):
         input_form: of INPUTS: "image" takes uint8 RGB (B, h, w, 3), "normalised" float32 (B, 3, h, w).
         outputs: of OUTPUTS.
         size: (h, w) of the example input.
+        any_size: whether inputs may have any size whose sides are multiples of MULTIPLE.
 
     Raises:
-        ValueError: a classifier is to give boxes, or a decoder of its own kind detections.
+        ValueError: `size` is none of them; a classifier is to give boxes, or a decoder of its own kind detections.
     """
 
     def __init__(
@@ -52,8 +59,13 @@ class ExportGraph(nn.Module):
         input_form: str,
         outputs: str,
         size: tuple[int, int],
+        any_size: bool = False,
     ) -> None:
         super().__init__()
+        if any_size and any(side % MULTIPLE or side // MULTIPLE < LEAST for side in size):
+            raise ValueError(
+                f"a file for any size takes sides that are multiples of {MULTIPLE} from {LEAST * MULTIPLE} pixels, not {size}"
+            )
         if decoder is None and outputs != "raw":
             raise ValueError(f"a classifier has no {outputs}: its file gives the classes' logits, --outputs raw")
         self.model = fuse(model)
@@ -61,7 +73,7 @@ class ExportGraph(nn.Module):
             if isinstance(module, DeformableConv2d):
                 module.form = "torchvision"  # one operation, which ONNX has as DeformConv
         self.decoder, self.spec = decoder, spec
-        self.input_form, self.outputs, self.size = input_form, outputs, size
+        self.input_form, self.outputs, self.size, self.any_size = input_form, outputs, size, any_size
         self.is_half = False
         example = self._example_outputs()
         self.raw_names, self.level_sizes = _tensor_names(example), getattr(example, "level_sizes", None)
@@ -75,7 +87,8 @@ class ExportGraph(nn.Module):
             "boxes": ("boxes", "scores", "candidates") if self.gives_candidates else ("boxes", "scores"),
             "detections": ("counts", "boxes", "scores", "labels"),
         }
-        self.output_names: tuple[str, ...] = names[outputs]
+        self.gives_level_sizes = any_size and decoder is not None and outputs != "detections"
+        self.output_names: tuple[str, ...] = names[outputs] + (("level_sizes",) if self.gives_level_sizes else ())
         self.level_lengths = None if decoder is None else list(decoder.level_lengths(example))
 
     @property
@@ -84,7 +97,8 @@ class ExportGraph(nn.Module):
         if not isinstance(self.spec, InputSpec):
             return False
         is_zero = self.input_form == "image" and self.spec.padding == "mean"
-        is_cut = self.outputs == "detections" and self.decoder.is_clipped and self.spec.resize != "stretch"
+        is_whole = self.spec.resize == "stretch" and not self.any_size
+        is_cut = self.outputs == "detections" and self.decoder.is_clipped and not is_whole
         return is_zero or is_cut
 
     @property
@@ -106,6 +120,32 @@ class ExportGraph(nn.Module):
         region = torch.tensor([[0, 0, width, height]]).repeat(batch, 1)
         return (images, region) if self.takes_regions else (images,)
 
+    @property
+    def family(self) -> str:
+        """What a person calls the network."""
+        return self.raw_class.removesuffix("Outputs") if self.decoder is not None else type(self.model).__name__
+
+    @property
+    def anchors_of_cell(self) -> tuple[int, ...] | None:
+        """How many anchors or points each cell of each level has; None of a classifier."""
+        if self.level_lengths is None:
+            return None
+        return tuple(length // (h * w) for length, (h, w) in zip(self.level_lengths, self.level_sizes or ()))
+
+    def shapes(self, batch: int | None) -> Any:
+        """Which sides of the inputs vary, as `torch.export` takes it; of a batch of None also the first."""
+        if batch is not None and not self.any_size:
+            return None
+        sides: dict[int, Any] = {}
+        if self.any_size:
+            first = 1 if self.input_form == "image" else 2
+            sides = {
+                first + n: MULTIPLE * torch.export.Dim(name, min=LEAST, max=MOST)
+                for n, name in enumerate(("h_cells", "w_cells"))
+            }
+        images = {0: torch.export.Dim("batch", min=1, max=MOST_IMAGES)} if batch is None else {}
+        return (images | sides, images) if self.takes_regions else (images | sides,)
+
     def in_half(self) -> "ExportGraph":
         """This graph, with the network's weights and what is computed of them in half precision; in place."""
         self.model.half()
@@ -116,14 +156,15 @@ class ExportGraph(nn.Module):
         if self.input_form == "image":
             images = normalise(images, self.spec, regions)
         outputs = self.model(images.half() if self.is_half else images)
+        sizes = (_sizes(outputs.level_sizes, images),) if self.gives_level_sizes else ()
         if self.outputs == "raw":
-            return tuple(_of_images(tensor, images.shape[0]) for tensor in _tensors(outputs))
+            return (*(_of_images(tensor, images.shape[0]) for tensor in _tensors(outputs)), *sizes)
         boxes, scores = self.decoder.decode(outputs)
         if self.outputs == "boxes" and not self.gives_candidates:
-            return boxes, scores
+            return boxes, scores, *sizes
         candidates = self.decoder.candidate_scores(outputs)
         if self.outputs == "boxes":
-            return boxes, scores, candidates
+            return boxes, scores, candidates, *sizes
         if self.decoder.is_clipped:
             whole = [(0, 0, outputs.image_size[1], outputs.image_size[0])]
             boxes = clip_boxes(boxes, whole if regions is None else regions)
@@ -154,6 +195,12 @@ def _tensor_names(outputs: Any) -> tuple[str, ...]:
     if torch.is_tensor(outputs):
         return ("logits",)
     return tuple(name for name, value in zip(outputs._fields, outputs) if torch.is_tensor(value))
+
+
+def _sizes(level_sizes: tuple[tuple[int, int], ...], images: torch.Tensor) -> torch.Tensor:
+    """(B, L, 2) int64; the sizes may be symbols of an export."""
+    sides = [torch.full((1,), side, dtype=torch.int64) for size in level_sizes for side in size]
+    return torch.cat(sides).view(1, -1, 2).expand(images.shape[0], -1, -1)
 
 
 def _of_images(tensor: torch.Tensor, batch: int) -> torch.Tensor:

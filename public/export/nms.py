@@ -82,6 +82,9 @@ def _limited(values: torch.Tensor, top_k: int) -> torch.Tensor:
     def leave(rows: torch.Tensor) -> torch.Tensor:
         return rows.clone(memory_format=torch.contiguous_format)  # the branches have to agree
 
+    if not isinstance(values.shape[-1], int):  # a symbol, in a graph for any size: always sorted
+        best, places = values.topk(torch.sym_min(top_k, values.shape[-1]), dim=-1)
+        return torch.full_like(values, OUTSIDE).scatter(-1, places, best)
     if values.shape[-1] <= top_k:
         return values
     is_over = (values > OUTSIDE).sum(-1).max() > top_k

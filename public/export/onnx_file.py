@@ -14,7 +14,6 @@ from public.export.nms import OUTSIDE
 from public.files import write_whole
 
 OPSET = 19  # the first with DeformConv
-MOST_IMAGES = 64  # of a batch of any size, as the shapes in the file say it
 CARD = "encore"  # the entry of the metadata
 
 
@@ -42,26 +41,30 @@ def write_onnx(graph: ExportGraph, path: Path, *, batch: int | None, card: str, 
 
 def _exported(graph: ExportGraph, batch: int | None) -> Any:
     example = graph.example(batch or 2)  # of 1, torch.export makes a constant
-    dimensions: Any = None
-    if batch is None:
-        size = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
-        dimensions = ({0: size},) * len(example)
+    source: Any = graph
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
+            if graph.any_size:  # here, since the exporter falls back to the sizes of the example, without a word
+                source = torch.export.export(graph, example, dynamic_shapes=graph.shapes(batch), strict=False)
             return torch.onnx.export(
-                graph,
-                example,
+                source,
+                () if graph.any_size else example,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(graph.input_names),
                 output_names=list(graph.output_names),
-                dynamic_shapes=dimensions,
+                dynamic_shapes=None if graph.any_size else graph.shapes(batch),
                 external_data=False,
                 custom_translation_table=translations(),
                 verbose=False,
             )
         except Exception as error:  # of many kinds
             reason = " ".join(str(error).split())[:400]
+            if graph.any_size:
+                raise ValueError(
+                    f"{graph.family} cannot be exported to ONNX for inputs of any size, since its graph has points or sizes "
+                    "as constants; the nearest is a file of one size, --size HEIGHT WIDTH without --dynamic_size"
+                ) from error
             raise ValueError(f"the network cannot be exported to ONNX: {reason}") from error
 
 

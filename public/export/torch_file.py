@@ -2,12 +2,11 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from public.export.graph import ExportGraph
-from public.export.onnx_file import CARD, MOST_IMAGES
+from public.export.onnx_file import CARD
 from public.files import write_whole
 
 
@@ -16,13 +15,9 @@ def write_torch(graph: ExportGraph, path: Path, *, batch: int | None, card: str,
     if precision == "fp16":
         graph.in_half()
     example = graph.example(batch or 2)  # of 1, torch.export makes a constant
-    dimensions: Any = None
-    if batch is None:
-        size = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
-        dimensions = ({0: size},) * len(example)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
-            program = torch.export.export(graph, example, dynamic_shapes=dimensions, strict=False)
+            program = torch.export.export(graph, example, dynamic_shapes=graph.shapes(batch), strict=False)
         except Exception as error:  # of many kinds
             reason = " ".join(str(error).split())[:400]
             raise ValueError(f"the network cannot be exported: {reason}") from error

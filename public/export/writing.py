@@ -13,7 +13,7 @@ from torch import nn
 from public.export import parity
 from public.export.card import Card, beside, make_card, write_beside
 from public.export.formats import files_of, find_format, make_decoder, open_network
-from public.export.graph import ExportGraph
+from public.export.graph import LEAST, MULTIPLE, ExportGraph
 from public.export.runners.network import ExportedNetwork
 from public.input import ClassificationInput, InputSpec, inputs_of, prepare, prepare_crop
 
@@ -30,6 +30,7 @@ class Request:
     input_form: str | None
     precision: str
     batch: int | None
+    any_size: bool = False
 
 
 @dataclass(kw_only=True)
@@ -40,7 +41,7 @@ class Written:
     card: Card
     network: ExportedNetwork
     decoder: Any  # of what the file gives; None for a classifier
-    parity: parity.Parity
+    parity: parity.Parity  # of a file for any size, at the size where it is nearest to its bound
     measured: dict[str, Any]
 
     def save(self, **more: Any) -> None:
@@ -73,6 +74,14 @@ def fixed(spec: InputSpec | ClassificationInput, size: tuple[int, int] | None) -
     return replace(spec, size=size, resize="letterbox", padding=grey)
 
 
+def other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes (h, w) at which a file for any size is compared beside its usual one: a smaller one, and another form."""
+    least = LEAST * MULTIPLE
+    height, width = size
+    halves = (max(side // 2 // MULTIPLE * MULTIPLE, least) for side in size)
+    return [tuple(halves), (height + 2 * MULTIPLE, max(width - MULTIPLE, least))]  # type: ignore[list-item]
+
+
 def write(
     request: Request,
     path: Path,
@@ -89,14 +98,15 @@ def write(
     The file is there afterwards also where it failed, under another name: ask `parity.failures`, and call `reject`.
 
     Args:
-        spec: for inputs of one size, see `fixed`.
+        spec: for inputs of one size, see `fixed`; of a file for any size that of the experiment.
         source: for the card: the weights and where they come from.
 
     Raises:
         ValueError: the format cannot give what is asked for, or the network cannot be exported: nothing is written; or the
             runtime cannot open the file, which is renamed.
     """
-    form = find_format(request.format, request.outputs, request.input_form, request.batch)
+    asked = (request.input_form, request.batch, request.any_size, request.precision)
+    form = find_format(request.format, request.outputs, *asked)
     request = replace(request, input_form=request.input_form or form.inputs[0], batch=request.batch or form.most_images)
     graph = ExportGraph(
         model=model,
@@ -104,16 +114,12 @@ def write(
         spec=spec,
         input_form=request.input_form or form.inputs[0],
         outputs=request.outputs,
-        size=spec.size,
+        size=spec.usual_size,
+        any_size=request.any_size,
     ).eval()
-    card = make_card(
-        graph,
-        format=request.format,
-        precision=request.precision,
-        class_names=class_names,
-        batch=request.batch,
-        source=source,
-    )
+    source = source | ({} if form.versions is None else {"packages": form.versions()})
+    own = {"format": request.format, "precision": request.precision, "batch": request.batch}
+    card = make_card(graph, class_names=class_names, source=source, **own)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     form.write(graph, path, batch=request.batch, card=card.text(), precision=request.precision)
@@ -121,15 +127,22 @@ def write(
     write_beside(path, card, files_of(path), {})
     network = _open(path)
     file_decoder = make_decoder(card) or decoder
-    found = parity.measure(network, file_decoder, model=model, decoder=decoder, spec=spec, pictures=pictures)
+    sizes = [graph.size, *(other_sizes(graph.size) if request.any_size else ())]
+    parts = {"model": model, "decoder": decoder, "pictures": pictures}
+    results = [parity.measure(network, file_decoder, spec=fixed(spec, size), **parts) for size in sizes]
+    found = max(results, key=lambda one: one.nearness)
     measured = {
         "parity": found.entries(),
         "seconds_to_write": seconds,
-        "milliseconds": _time(network, spec, pictures[0]),
-    }
+        "milliseconds": _time(network, fixed(spec, graph.size), pictures[0]),
+    } | ({"parity_at": _by_size(sizes, results)} if request.any_size else {})
     written = Written(path=path, card=card, network=network, decoder=file_decoder, parity=found, measured=measured)
     written.save()
     return written
+
+
+def _by_size(sizes: list[tuple[int, int]], results: list[parity.Parity]) -> dict[str, Any]:
+    return {f"{height} x {width}": one.entries() for (height, width), one in zip(sizes, results)}
 
 
 def _open(path: Path) -> ExportedNetwork:

@@ -74,6 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input in pixels; without it, the experiment's"
     )
     parser.add_argument(
+        "--dynamic_size",
+        action="store_true",
+        help="a file for inputs of any size in multiples of 32 pixels; onnx and openvino",
+    )
+    parser.add_argument(
         "--batch", default="dynamic", help="images of a call: a number, or dynamic (dynamic; of ncnn 1)"
     )
     parser.add_argument("--precision", default="float32", choices=tuple(BOUNDS), help="of the weights (float32)")
@@ -97,7 +102,8 @@ def export(arguments: argparse.Namespace) -> list[Written]:
     subject = _open(arguments)
     outputs = arguments.outputs or ("raw" if subject.decoder is None else "boxes")
     batch = _batch(arguments.batch)
-    spec = fixed(subject.spec, tuple(arguments.size) if arguments.size else None)
+    keeps = arguments.dynamic_size and not arguments.size  # pictures come out in the sizes of the experiment
+    spec = subject.spec if keeps else fixed(subject.spec, tuple(arguments.size) if arguments.size else None)
     pictures, origin = _pictures(arguments, subject)
     source = _source(subject)
     print(f"{subject.path}, digest {source['digest'][:16]}; {spec.size_text}; compared on {origin}")
@@ -105,7 +111,12 @@ def export(arguments: argparse.Namespace) -> list[Written]:
     passed, failed = [], []
     for name in dict.fromkeys(arguments.format):
         request = Request(
-            format=name, outputs=outputs, input_form=arguments.input, precision=arguments.precision, batch=batch
+            format=name,
+            outputs=outputs,
+            input_form=arguments.input,
+            precision=arguments.precision,
+            batch=batch,
+            any_size=arguments.dynamic_size,
         )
         path = arguments.output / f"{subject.name}{FORMATS[name].suffix if name in FORMATS else ''}"
         try:
@@ -198,6 +209,10 @@ def _report(written: Written) -> list[str]:
         f"{written.path}: {size / 2**20:.1f} MiB, written in {written.measured['seconds_to_write']:.1f} s, "
         f"{written.measured['milliseconds']:.2f} ms an image\n  {parity.line()}"
     )
+    for size, entries in written.measured.get("parity_at", {}).items():
+        print(
+            f"    at {size}: boxes {entries['boxes']}, scores {entries['scores']}, {entries['failures'] or 'within bounds'}"
+        )
     if not parity.is_lively:
         print(
             f"  warning: the weights' scores vary by {parity.spread:.2g}, {parity.matched or 0} detections: with so little "

@@ -52,6 +52,7 @@ CROP = ClassificationInput(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
 )
+COLUMNS = tuple(name for name, form in FORMATS.items() if form.python is None)  # the others take minutes a network
 NUM_PICTURES, NUM_CLASSES = 4, 10
 PAGES = {  # row: the page, or the published name, whose settings it has
     "RetinaNet": "retinanet_shapes",
@@ -74,7 +75,7 @@ CLASSIFIERS = (
 def main() -> None:
     parser = commands.make_parser("table_of_exports", __doc__, experiment=None)
     parser.add_argument("names", nargs="*", help="rows: families, or classifiers' names (all)")
-    parser.add_argument("--format", nargs="+", default=list(FORMATS), choices=tuple(FORMATS), help="columns (all)")
+    parser.add_argument("--format", nargs="+", default=list(COLUMNS), choices=tuple(FORMATS), help="columns")
     parser.add_argument(
         "--outputs", nargs="+", default=["boxes", "detections"], help="rows of a family (boxes detections)"
     )

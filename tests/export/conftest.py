@@ -67,3 +67,13 @@ def write_tiny(tiny, tmp_path_factory):
 
     yield write_once
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def modes():
+    """What an evaluation sets for the process, as before afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_float32_matmul_precision(before[1])
+    torch.set_flush_denormal(False)

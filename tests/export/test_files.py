@@ -28,6 +28,11 @@ def written(request, write_tiny):
 
 
 def needs(name: str) -> None:
+    if FORMATS[name].python is not None:
+        try:
+            FORMATS[name].python()
+        except ValueError as error:
+            pytest.skip(str(error))
     for package in FORMATS[name].packages:
         pytest.importorskip(package, reason=f"needs the package {package}, which is not installed")
 
@@ -187,7 +192,10 @@ def test_what_is_rejected_is_no_file_of_ours(tmp_path):
         (("ncnn", "detections"), "the nearest is --outputs boxes"),
         (("ncnn", "boxes", "image"), "the nearest is --input normalised"),
         (("ncnn", "boxes", None, 4), "1 image a call, not --batch 4"),
-        (("litert", "boxes"), "the nearest is --format torch"),
+        (("litert", "detections"), "the nearest is --outputs boxes"),
+        (("litert", "boxes"), "make setup-litert, or let \\$ENCORE_LITERT_PYTHON name its Python"),
+        (("executorch", "boxes"), "make setup-executorch, or let \\$ENCORE_EXECUTORCH_PYTHON name its Python"),
+        (("executorch", "boxes", None, None, False, "fp16"), "no --precision fp16; the nearest is float32"),
         (("mnn", "boxes"), "telemetry"),
     ],
 )
@@ -195,11 +203,15 @@ def test_what_is_missing_is_said_in_a_line(monkeypatch, asked, said):
     """Without the packages, as in an environment of the plain requirements."""
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "ncnn", "pnnx"):
         monkeypatch.setitem(sys.modules, package, None)
+    for kind in ("EXECUTORCH", "LITERT"):
+        monkeypatch.setenv(f"ENCORE_{kind}_PYTHON", "/nowhere/python")
     with pytest.raises(ValueError, match=said) as error:
         find_format(*asked)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_formats():
-    with pytest.raises(ValueError, match="there is no format 'tensorrt'; there are torch, onnx, openvino, ncnn"):
+    with pytest.raises(
+        ValueError, match="there is no format 'tensorrt'; there are torch, onnx, openvino, ncnn, executorch"
+    ):
         find_format("tensorrt", "boxes")

@@ -121,6 +121,13 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.table_of_exports --output docs/export.md": (
         "tests/export/test_table_of_exports.py::test_the_command"
     ),
+    "python -m benchmarks.inference picodet_s_416 --rounds 5": (
+        "tests/export/test_benchmark_of_files.py::test_a_round_of_turns"
+    ),
+    "python -m benchmarks.real_weights": "tests/export/test_real_weights.py::test_a_file_finds_what_the_original_finds",
+    "python -m benchmarks.real_weights --precision fp16": (
+        "tests/export/test_real_weights.py::test_a_file_finds_what_the_original_finds"
+    ),
     "./test.sh exported/NAME.onnx": "tests/export/test_command.py::test_test_sh_takes_the_file",
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }
@@ -128,6 +135,8 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
 BY_THEMSELVES = {
     "make setup",
     "make setup-export",
+    "make setup-executorch",
+    "make setup-litert",
     "make test",
     "make test-fast",
     "make lint",

@@ -43,6 +43,7 @@ class Decoded(NamedTuple):
     scores: torch.Tensor  # (B, A, K)
     candidates: torch.Tensor | None  # (B, A, K)
     image_size: tuple[int, int]
+    level_sizes: tuple[tuple[int, int], ...] | None  # in cells, of a file for any size
 
 
 class Found(NamedTuple):
@@ -80,6 +81,11 @@ class ExportedNetwork(nn.Module):
             raise ValueError(
                 f"{self.name} takes images of {self.card.size} pixels (height, width), not {(height, width)}"
             )
+        multiple = self.card.multiple
+        if multiple is not None and (height % multiple or width % multiple):
+            raise ValueError(
+                f"{self.name} takes images whose sides are multiples of {multiple} pixels, not {(height, width)}"
+            )
         if pixels.device.type != "cpu":
             raise ValueError(f"{self.name} runs on the CPU, its images lie on {pixels.device}: --device cpu")
         inputs = [pixels.contiguous().numpy()]
@@ -92,8 +98,9 @@ class ExportedNetwork(nn.Module):
             return self._raw(dict(zip(self.card.output_names, tensors)), (height, width))
         if self.card.outputs == "detections":
             return Found(*tensors)
-        boxes, scores, *candidates = tensors
-        return Decoded(boxes, scores, candidates[0] if candidates else None, (height, width))
+        named = dict(zip(self.card.output_names, tensors))
+        sizes = _level_sizes(named)
+        return Decoded(named["boxes"], named["scores"], named.get("candidates"), (height, width), sizes)
 
     def _run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """The file on all images: at once, or `card.batch` at a time, the last ones filled up by the first."""
@@ -113,11 +120,19 @@ class ExportedNetwork(nn.Module):
             raise ValueError(
                 f"{self.name} gives the outputs of {self.card.raw_class}, which this library does not know"
             )
-        known: Any = {"level_sizes": self.card.level_sizes, "image_size": image_size} | tensors
+        sizes = _level_sizes(tensors) or self.card.level_sizes
+        known: Any = tensors | {"level_sizes": sizes, "image_size": image_size}
         if kind is PicoDetOutputs:
             known["bins"] = tensors["bins"][0]
         fields: Any = {name: known.get(name) for name in kind._fields}
         return kind(**fields)
+
+
+def _level_sizes(tensors: dict[str, torch.Tensor]) -> tuple[tuple[int, int], ...] | None:
+    """The levels' sizes where a file gives them."""
+    if "level_sizes" not in tensors:
+        return None
+    return tuple((height, width) for height, width in tensors["level_sizes"][0].tolist())
 
 
 class DecodedDecoder(DenseDecoder):
@@ -127,10 +142,12 @@ class DecodedDecoder(DenseDecoder):
         super().__init__(**{name: card.decoder[name] for name in LIMITS})
         for name in WAYS:
             setattr(self, name, card.decoder[name])
-        self.lengths = list(card.level_lengths or ())
+        self.lengths, self.anchors_of_cell = list(card.level_lengths or ()), card.anchors_of_cell or ()
 
-    def level_lengths(self, outputs: Any) -> list[int]:
-        return self.lengths
+    def level_lengths(self, outputs: Decoded) -> list[int]:
+        if outputs.level_sizes is None:
+            return self.lengths
+        return [count * height * width for count, (height, width) in zip(self.anchors_of_cell, outputs.level_sizes)]
 
     def candidate_scores(self, outputs: Decoded) -> torch.Tensor | None:
         return best_class_only(outputs.scores) if self.one_class_a_box else outputs.candidates

@@ -69,7 +69,11 @@ class Runner:
             candidates = outputs["candidates"][0] if "candidates" in outputs else scores
             if self.card["decoder"]["one_class_a_box"]:
                 candidates = np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], scores, 0)
-            boxes, scores, labels = suppress(outputs["boxes"][0], scores, candidates, self.card, region)
+            card = self.card
+            if "level_sizes" in outputs:  # a file for any size says how large its levels came out
+                cells = outputs["level_sizes"][0].prod(1)
+                card = card | {"level_lengths": (cells * np.array(card["anchors_of_cell"])).tolist()}
+            boxes, scores, labels = suppress(outputs["boxes"][0], scores, candidates, card, region)
         boxes = boxes / np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         if self.card["decoder"]["clips_to_picture"]:
             boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
