@@ -197,7 +197,8 @@ def fault(command: str, folder: str = "detection_experiments/ppyoloe_xs_shapes")
     words = [word.strip("[]").removesuffix("...") or "PLACE" for word in words]
     program, rest = words[0], words[1:]
     if program == "make":
-        missing = [word for word in rest if not re.search(rf"^{re.escape(word)}:", read("Makefile"), re.MULTILINE)]
+        targets = " ".join(re.findall(r"^([\w %/.-]+):", read("Makefile"), re.MULTILINE)).split()
+        missing = [word for word in rest if word not in targets]
         return f"the Makefile has no {missing[0]}" if missing else None
     if program == "pytest":
         return fault_of_pytest(rest)
