@@ -27,6 +27,7 @@ from public.input import ClassificationInput, InputSpec, inputs_of, normalise, p
 
 BOUNDS = {  # pixels, score, share of unmatched detections
     "float32": (0.05, 1e-4, 0.002),
+    "int8": (10.0, 0.05, 0.05),  # a value halfway between two levels may go to either; see docs/quantise.md
     "fp16": (10.0, 0.02, 0.05),  # pixels of the worst of all points: PicoDet-S at 416 has 6.6; what it costs, AP says
 }
 ROUNDINGS, MOST = 10.0, 20.0  # other runtimes' convolutions (Winograd's) round several times more than direct ones

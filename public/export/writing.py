@@ -106,6 +106,10 @@ def write(
         outputs=request.outputs,
         size=spec.size,
     ).eval()
+    if graph.quantised:
+        if request.precision != "float32":
+            raise ValueError(f"the network was trained to be int8: it has no --precision {request.precision}")
+        request = replace(request, precision="int8")
     card = make_card(
         graph,
         format=request.format,
