@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks import coco_halves
 from public import commands
 from public.config import freeze
 from public.export.calibration import Calibrated, draw_pictures, worst_first
@@ -27,7 +30,7 @@ from public.runs.experiment import load_experiment
 from public.test_scripts import quantise
 from tests.export.conftest import SPEC
 from tests.helpers.experiments import TinyExperiment
-from tests.helpers.lively import lively, pictures
+from tests.helpers.lively import pictures
 
 QAT_OF_TEST = QAT(
     weight_bits=8,
@@ -86,7 +89,7 @@ def test_a_file_computes_what_the_fake_quantised_network_does(tiny, write_tiny, 
     path.write_bytes(model.SerializeToString())
     for open_file in (open_onnx, open_openvino):
         share, largest = share_of_ties(open_file(path)[0], network, decoder, pixels)
-        assert share < 0.3, (open_file.__name__, share, largest)
+        assert share < 0.02, (open_file.__name__, share, largest)
         assert largest < 0.5
     names = {value.name for value in model.graph.initializer}
     (name, layer), *_ = calibrated.layers.items()
@@ -226,28 +229,50 @@ def test_the_sentence_is_about_speed(tmp_path):
 # ---------------------------------------------------------------------------------------------- the command
 
 
+PAGE = '''"""The tiny network of the exported files, on tiny data.
+
+Command: a test's.
+"""
+
+from dataclasses import replace
+
+from public.families.ppyoloe import PPYOLOE
+from public.input import InputSpec
+
+from .page import config as page
+
+config = replace(page, detector={detector!r}, input={spec!r})
+'''
+
+
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    """A tiny experiment of one block a stage, with lively weights beside it."""
+def experiment(tiny, tmp_path_factory):
+    """A tiny experiment with the network of `write_tiny`, and its weights beside it."""
+    settings, model = tiny
     made = TinyExperiment.create(tmp_path_factory.mktemp("quantise"))
-    page = made.folder / "config.py"
-    text = page.read_text().replace("(3, 6, 6, 3)", "(1, 1, 1, 1)").replace("neck_blocks=3", "neck_blocks=1")
-    page.write_text(text)
-    config = load_experiment(made.folder).config
-    names = list(config.val_data.read(made.data_root, None).class_names)
-    card = {
-        "model_name": "tiny",
-        "num_classes": len(names),
-        "class_names": names,
-        "input": freeze(config.input)["InputSpec"],
-    }
-    model = lively(config.detector, config.input)
-    torch.save(
-        {"model": model.state_dict(), "detector": freeze(config.detector), **card}, made.folder.parent / "tiny.pth"
-    )
+    (made.folder / "config.py").rename(made.folder / "page.py")
+    (made.folder / "config.py").write_text(PAGE.format(detector=settings, spec=SPEC))
+    names = list(load_experiment(made.folder).config.val_data.read(made.data_root, None).class_names)
+    card = {"model_name": "tiny", "num_classes": len(names), "class_names": names, "input": freeze(SPEC)["InputSpec"]}
+    state = {"model": model.state_dict(), "detector": freeze(settings), **card}
+    torch.save(state, made.folder.parent / "tiny.pth")
     return made
 
 
+@pytest.fixture
+def written_before(write_tiny, monkeypatch):
+    """The float file is the one that other tests have, since the exporter takes its time."""
+
+    def copied(request, path, **_):
+        source = write_tiny(request.format, request.outputs)
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(source.path, path)
+        return dataclasses.replace(source, path=path)
+
+    monkeypatch.setattr(quantise, "write", copied)
+
+
+@pytest.mark.usefixtures("written_before")
 def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, capsys, monkeypatch):
     output = experiment.folder.parent / "out"
     words = [
@@ -299,3 +324,29 @@ def test_too_many_pictures_are_asked_for(experiment):
     data = load_experiment(experiment.folder).config.train_data.read(experiment.data_root, None)
     with pytest.raises(ValueError, match="--calibration is 15; "):
         draw_pictures(data, 15, 0, load_experiment(experiment.folder).config.input)
+
+
+def test_pictures_are_parted_in_halves(tmp_path, monkeypatch):
+    """By id, each picture in one half, with its annotations; the second root is the first turned round."""
+    source = tmp_path / "source"
+    (source / "annotations").mkdir(parents=True)
+    (source / "images/val2017").mkdir(parents=True)
+    ids = [7, 3, 9, 1, 5]
+    content = {
+        "images": [{"id": number} for number in ids],
+        "annotations": [{"id": 10 * number, "image_id": number} for number in ids],
+        "categories": [{"id": 1}],
+    }
+    (source / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["coco_halves", str(source), "-o", str(tmp_path / "halves")])
+    coco_halves.main()
+    found = {}
+    for root in "ab":
+        for split in ("train2017", "val2017"):
+            place = tmp_path / "halves" / root / "coco"
+            read = json.loads((place / f"annotations/instances_{split}.json").read_text())
+            assert [entry["image_id"] for entry in read["annotations"]] == [image["id"] for image in read["images"]]
+            assert (place / split).resolve() == (source / "images/val2017").resolve()
+            found[root, split] = {image["id"] for image in read["images"]}
+    assert found["a", "train2017"] == found["b", "val2017"] == {1, 5, 9}
+    assert found["a", "val2017"] == found["b", "train2017"] == {3, 7}

@@ -1,5 +1,6 @@
 """Networks that are quantised or pruned while they are trained: exact, resumed, evaluated, the same in several processes."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from public import random_streams
 from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
+from public.test_scripts import flops
 from public.training.run import build_state
 from tests.helpers.changed_experiments import tiny_pruned, tiny_quantised
 from tests.helpers.crash_harness import Harness, differences
@@ -62,6 +64,15 @@ def test_what_a_run_leaves(whole):
         assert not raw[weight][~mask].any()
         assert not used[weight][~mask].any()
         assert (raw[weight][mask] != 0).float().mean() > 0.99
+
+
+def test_macs_by_zeros_are_not_counted(whole, capsys, monkeypatch):
+    kind, _, _, reference = whole
+    monkeypatch.setattr("sys.argv", ["flops", str(reference), "--weights", str(reference / "best.pth"), "--fuse"])
+    flops.main()
+    told = capsys.readouterr().out
+    share = float(re.search(r"effective: .* not zero, ([\d.]+)% of the dense ones", told)[1])
+    assert share > 90 if kind == "quantised" else share < 60
 
 
 def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
