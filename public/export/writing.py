@@ -106,10 +106,7 @@ def write(
         outputs=request.outputs,
         size=spec.size,
     ).eval()
-    if graph.quantised:
-        if request.precision != "float32":
-            raise ValueError(f"the network was trained to be int8: it has no --precision {request.precision}")
-        request = replace(request, precision="int8")
+    request = replace(request, precision=_precision(request, graph))
     card = make_card(
         graph,
         format=request.format,
@@ -134,6 +131,13 @@ def write(
     written = Written(path=path, card=card, network=network, decoder=file_decoder, parity=found, measured=measured)
     written.save()
     return written
+
+
+def _precision(request: Request, graph: ExportGraph) -> str:
+    """That of the file: the one that is asked for, but of a network that was trained to be quantised int8."""
+    if graph.quantised and request.precision != "float32":
+        raise ValueError(f"the network was trained to be int8: it has no --precision {request.precision}")
+    return "int8" if graph.quantised else request.precision
 
 
 def _open(path: Path) -> ExportedNetwork:
