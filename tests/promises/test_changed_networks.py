@@ -72,7 +72,7 @@ def test_macs_by_zeros_are_not_counted(whole, capsys, monkeypatch):
     flops.main()
     told = capsys.readouterr().out
     share = float(re.search(r"effective: .* not zero, ([\d.]+)% of the dense ones", told)[1])
-    assert share > 90 if kind == "quantised" else share < 60
+    assert 80 < share < 95 if kind == "quantised" else share < 60, "layers of distances start at 0 and have not moved"
 
 
 def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
