@@ -94,6 +94,9 @@ class Task(Protocol):
     def on_epoch(self, model: torch.nn.Module, epoch: int) -> None:
         """The family's own switch at the start of an epoch, counted from 0, and where a run goes on."""
 
+    def after_step(self, model: torch.nn.Module, average: torch.nn.Module | None, progress: Progress) -> None:
+        """What the family changes in the weights after an optimizer step, and in their average where there is one."""
+
     def evaluate(self, model: torch.nn.Module) -> dict[str, Any]:
         """Metrics of `model`, the same on every rank."""
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from public.decoders.dense import clip_boxes
 from public.export.nms import best_detections
+from public.export.qdq import take_layers
 from public.input import ClassificationInput, InputSpec, normalise
 from public.models.deformable import DeformableConv2d
 from public.models.fuse import fuse
@@ -72,6 +73,7 @@ class ExportGraph(nn.Module):
         for module in self.model.modules():
             if isinstance(module, DeformableConv2d):
                 module.form = "torchvision"  # one operation, which ONNX has as DeformConv
+        self.quantised = take_layers(self.model)  # of a network trained so: the file gets its levels
         self.decoder, self.spec = decoder, spec
         self.input_form, self.outputs, self.size, self.any_size = input_form, outputs, size, any_size
         self.is_half = False
@@ -145,6 +147,13 @@ class ExportGraph(nn.Module):
             }
         images = {0: torch.export.Dim("batch", min=1, max=MOST_IMAGES)} if batch is None else {}
         return (images | sides, images) if self.takes_regions else (images | sides,)
+
+    def refuse_quantised(self, format: str) -> None:
+        """Raises ValueError where the network was trained to be quantised, which a file of `format` cannot hold."""
+        if self.quantised:
+            raise ValueError(
+                f"--format {format} holds no int8 layers, which this network was trained for: --format onnx"
+            )
 
     def in_half(self) -> "ExportGraph":
         """This graph, with the network's weights and what is computed of them in half precision; in place."""

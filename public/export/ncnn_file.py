@@ -20,6 +20,7 @@ SUFFIX, WEIGHTS = ".ncnn.param", ".bin"  # the second takes the place of .param
 
 def write_ncnn(graph: ExportGraph, path: Path, *, batch: int | None, card: str, precision: str) -> None:
     """Writes `graph` to `path` and to the .bin beside it; arguments and errors as of `write_onnx`."""
+    graph.refuse_quantised("ncnn")
     program = need("pnnx", "ncnn").EXEC_PATH
     height, width = graph.size
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"), torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 
 from public.export.graph import ExportGraph
 from public.export.nms import OUTSIDE
+from public.export.qdq import insert
 from public.files import write_whole
 
 OPSET = 19  # the first with DeformConv
@@ -33,6 +34,8 @@ def write_onnx(graph: ExportGraph, path: Path, *, batch: int | None, card: str, 
     program = _exported(graph, batch)
     model = program.model_proto
     _strip(model)
+    if graph.quantised:
+        insert(model, graph.quantised, integer_bias=False)
     entry = model.metadata_props.add()
     entry.key, entry.value = CARD, card
     content = model.SerializeToString(deterministic=True)

@@ -31,10 +31,11 @@ from public.models.fuse import fuse
 BOUNDS = {  # pixels, score, share of unmatched detections
     "float32": (0.05, 1e-4, 0.002),
     "fp16": (1.0, 0.005, 0.01),
+    "int8": (10.0, 0.05, 0.05),  # a value halfway between two levels may go to either; see docs/quantise.md
 }
 # how many times the network's own rounding: other runtimes' convolutions (Winograd's) round several times more in float32
 # than direct ones; in half precision they round at other places than torch (YOLOX-nano in ONNX Runtime: 2.1 times as far)
-ROUNDINGS = {"float32": 10.0, "fp16": 4.0}
+ROUNDINGS = {"float32": 10.0, "int8": 10.0, "fp16": 4.0}
 MOST = 20.0
 SEEN = 0.05  # score
 SMALLEST = 0.001  # score

@@ -12,6 +12,7 @@ from public.files import write_whole
 
 def write_torch(graph: ExportGraph, path: Path, *, batch: int | None, card: str, precision: str) -> None:
     """Writes `graph` to `path`; arguments and errors as of `write_onnx`."""
+    graph.refuse_quantised("torch")
     if precision == "fp16":
         graph.in_half()
     example = graph.example(batch or 2)  # of 1, torch.export makes a constant

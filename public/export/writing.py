@@ -117,6 +117,7 @@ def write(
         size=spec.usual_size,
         any_size=request.any_size,
     ).eval()
+    request = replace(request, precision=_precision(request, graph))
     source = source | ({} if form.versions is None else {"packages": form.versions()})
     own = {"format": request.format, "precision": request.precision, "batch": request.batch}
     card = make_card(graph, class_names=class_names, source=source, **own)  # type: ignore[arg-type]
@@ -143,6 +144,13 @@ def write(
 
 def _by_size(sizes: list[tuple[int, int]], results: list[parity.Parity]) -> dict[str, Any]:
     return {f"{height} x {width}": one.entries() for (height, width), one in zip(sizes, results)}
+
+
+def _precision(request: Request, graph: ExportGraph) -> str:
+    """That of the file: the one that is asked for, but of a network that was trained to be quantised int8."""
+    if graph.quantised and request.precision != "float32":
+        raise ValueError(f"the network was trained to be int8: it has no --precision {request.precision}")
+    return "int8" if graph.quantised else request.precision
 
 
 def _open(path: Path) -> ExportedNetwork:

@@ -11,6 +11,8 @@ from public.families import (
     picodet_legacy,
     ppyoloe,
     ppyoloe_aux,
+    pruned,
+    quantised,
     retinanet,
     yolof,
     yolox,
@@ -29,6 +31,16 @@ SETTINGS_CLASSES: dict[str, type] = {
     "YOLOF": yolof.YOLOF,
     "YOLOX": yolox.YOLOX,
 }
+# settings of networks that are changed while they are trained, and what these are made of
+CHANGED_CLASSES: dict[str, type] = {
+    "GMP": pruned.GMP,
+    "LargestRange": quantised.LargestRange,
+    "MovingRange": quantised.MovingRange,
+    "Pruned": pruned.Pruned,
+    "QAT": quantised.QAT,
+    "Quantised": quantised.Quantised,
+}
+CHECKPOINT_CLASSES = SETTINGS_CLASSES | CHANGED_CLASSES  # of which a checkpoint or a card may be
 
 # name of the network -> its published settings; read by the create_* functions only, never by an experiment
 PUBLISHED: dict[str, Any] = {

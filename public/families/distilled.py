@@ -350,7 +350,8 @@ def check_pair(student: Any, other: Any, name: str) -> None:
 def check_method(method: Any, student: Any, other: Any) -> None:
     """Raises ValueError where a method does not fit the heads of the two, naming both."""
     families = getattr(method, "families", ())
-    kinds = [{kind.__name__ for kind in type(settings).__mro__} for settings in (student, other)]
+    bare = [s.network if hasattr(s, "prepare") else s for s in (student, other)]  # before one is quantised or pruned
+    kinds = [{kind.__name__ for kind in type(settings).__mro__} for settings in bare]
     common = kinds[0] & kinds[1] & set(families)
     names = [type(settings).__name__ for settings in (student, other)]
     if families and not common:

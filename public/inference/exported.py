@@ -6,7 +6,7 @@ import torch
 
 from public.export.formats import is_exported, make_decoder, open_network
 from public.export.runners.network import ExportedNetwork
-from public.families import SETTINGS_CLASSES
+from public.families import CHECKPOINT_CLASSES
 from public.inference.classifier import TrainedClassifier
 from public.inference.detector import Detector
 from public.inference.trained import thawed
@@ -37,9 +37,9 @@ def load(path: str | Path, device: str = "auto") -> Detector | TrainedClassifier
 def _own_decoder(path: Path, network: ExportedNetwork):
     """The decoder of the settings that the card states, for a file of raw outputs."""
     frozen = network.card.source.get("detector") or {}
-    if not frozen.keys() <= SETTINGS_CLASSES.keys() or len(frozen) != 1:
+    if not frozen.keys() <= CHECKPOINT_CLASSES.keys() or len(frozen) != 1:
         raise ValueError(
             f"{path} gives raw outputs of an experiment with settings of its own ({', '.join(frozen)}), whose decoder it "
             "cannot hold; export it with --outputs boxes"
         )
-    return thawed(path, frozen, SETTINGS_CLASSES).build_decoder()
+    return thawed(path, frozen, CHECKPOINT_CLASSES).build_decoder()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from public.config import thaw
-from public.families import SETTINGS_CLASSES
+from public.families import CHECKPOINT_CLASSES
 from public.parts import load_state
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import newest_weights
@@ -49,12 +49,12 @@ def recorded_settings(path: Path, frozen: dict, command: str):
     name = next(iter(frozen), "")
     if len(frozen) != 1 or not isinstance(frozen[name], dict):
         raise ValueError(f"{path} is damaged: its settings are {brief(frozen)}, not those of one class")
-    if name not in SETTINGS_CLASSES:
+    if name not in CHECKPOINT_CLASSES:
         raise ValueError(
             f"{path} belongs to an experiment with settings of its own ({name}); leave it in its run's folder, or name the "
             f"experiment: python -m public.test_scripts.{command} <experiment folder> <image> <weights>"
         )
-    return thawed(path, frozen, SETTINGS_CLASSES)
+    return thawed(path, frozen, CHECKPOINT_CLASSES)
 
 
 def thawed(path: Path, frozen: dict, classes: dict[str, type]) -> Any:

@@ -94,6 +94,8 @@ class RepVGGBlock(nn.Module):
     (B, in_channels, H, W) -> (B, out_channels, H, W)
     """
 
+    merges_branches = True
+
     def __init__(self, in_channels: int, out_channels: int, *, activation: str, use_alpha: bool):
         super().__init__()
         self.conv1 = ConvBNAct(in_channels, out_channels, 3, activation="none")
@@ -176,6 +178,8 @@ def conv_and_activation(
     with torch.no_grad():
         conv.weight.copy_(weight)
         conv.bias.copy_(bias)
+    if callable(carried_to := getattr(like, "carried_to", None)):  # a QuantisedConv2d
+        conv = carried_to(conv)
     return nn.Sequential(OrderedDict(conv=conv, act=activation))
 
 

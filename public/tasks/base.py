@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from public.config import TrainingConfig
-from public.families import SETTINGS_CLASSES
+from public.families import CHECKPOINT_CLASSES
 from public.files import write_text
 from public.input import inputs_of, normalise
 from public.loading.samplers import EvalBatches, TrainBatches
@@ -19,6 +19,7 @@ from public.loading.workers import allow_workers
 from public.parallel import collectives
 from public.parallel.processes import worker_count
 from public.precision import memory_format
+from public.protocols import Progress
 from public.text import shown
 
 
@@ -145,6 +146,11 @@ class BaseTask(ABC):
     def on_epoch(self, model: nn.Module, epoch: int) -> None:
         self.config.network_settings.on_epoch(model, epoch)
 
+    def after_step(self, model: nn.Module, average: nn.Module | None, progress: Progress) -> None:
+        """Most families change nothing here."""
+        if change := getattr(self.config.network_settings, "after_step", None):
+            change(model, average, progress)
+
     def train_batches(self, *, first_step: int, num_steps: int) -> Iterator[Any]:
         """This process's batches of steps first_step .. num_steps - 1, over all epochs."""
         loader = self._loader(self.train_dataset(), self.train_keys(first_step=first_step, num_steps=num_steps))
@@ -269,7 +275,7 @@ def _check_name(settings) -> None:
     A checkpoint names its settings.  Moved out of its run, it would be opened by the library's.
     """
     name = type(settings).__name__
-    if type(settings) is not SETTINGS_CLASSES.get(name, type(settings)):
+    if type(settings) is not CHECKPOINT_CLASSES.get(name, type(settings)):
         raise ValueError(
             f"the class {name} of {type(settings).__module__} has the name of the library's own settings; call it otherwise"
         )

@@ -14,47 +14,28 @@ noise.  What differs by more than the bound of its precision is renamed .rejecte
 """
 
 import argparse
-import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from public import commands, random_streams
-from public.checkpoint_files import digest, load_checkpoint
 from public.config import ClassificationConfig, replace
 from public.datasets.shapes import draw_picture
-from public.experiment_files import library_hash
 from public.export.formats import FORMATS, NOT_BUILT, files_of
 from public.export.graph import INPUTS, OUTPUTS
-from public.export.parity import BOUNDS
 from public.export.writing import Request, Written, fixed, reject, write
-from public.inference.places import open_any
 from public.inference.sources import find_images
+from public.inference.subject import Subject, open_subject, source_of
 from public.input import read_image
 from public.parallel import processes
-from public.runs import chain
-from public.runs.experiment import Experiment, find_data_root, is_experiment, load_experiment
-from public.runs.manifest import git_state
+from public.runs.experiment import find_data_root
 from public.tasks import make_task
 from public.tasks.detection import DetectionTask
 
 NUM_PICTURES = 8
 DRAWN_SIDE = 320  # pixels of a drawn picture
-
-
-class Subject(NamedTuple):
-    """What is exported."""
-
-    name: str
-    path: Path  # of the weights
-    model: nn.Module
-    decoder: Any  # None: a classifier
-    spec: Any
-    class_names: tuple[str, ...]
-    experiment: Experiment | None
 
 
 def main() -> None:
@@ -81,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", default="dynamic", help="images of a call: a number, or dynamic (dynamic; of ncnn 1)"
     )
-    parser.add_argument("--precision", default="float32", choices=tuple(BOUNDS), help="of the weights (float32)")
+    parser.add_argument("--precision", default="float32", choices=("float32", "fp16"), help="of the weights (float32)")
     parser.add_argument("--input", choices=INPUTS, help="what the file takes (image; of ncnn normalised)")
     parser.add_argument("--pictures", type=Path, help="folder of pictures to compare on, in place of the val set's")
     parser.add_argument("--evaluate", action="store_true", help="run the val set through the file and the weights")
@@ -99,13 +80,13 @@ def export(arguments: argparse.Namespace) -> list[Written]:
     Raises:
         SystemExit: a file was rejected (status 1), after all were written.
     """
-    subject = _open(arguments)
+    subject = open_subject(arguments.experiment, arguments.weights)
     outputs = arguments.outputs or ("raw" if subject.decoder is None else "boxes")
     batch = _batch(arguments.batch)
     keeps = arguments.dynamic_size and not arguments.size  # pictures come out in the sizes of the experiment
     spec = subject.spec if keeps else fixed(subject.spec, tuple(arguments.size) if arguments.size else None)
     pictures, origin = _pictures(arguments, subject)
-    source = _source(subject)
+    source = source_of(subject)
     print(f"{subject.path}, digest {source['digest'][:16]}; {spec.size_text}; compared on {origin}")
     reference = _evaluate(arguments, subject, spec, None) if arguments.evaluate else None
     passed, failed = [], []
@@ -143,49 +124,12 @@ def export(arguments: argparse.Namespace) -> list[Written]:
     return passed
 
 
-def _open(arguments: argparse.Namespace) -> Subject:
-    found, path = open_any(arguments.experiment, arguments.weights, "cpu")
-    if not hasattr(found.model, "state_dict") or getattr(found.model, "card", None) is not None:
-        raise ValueError(f"{path} is an exported file already; export the weights it was made of")
-    place = Path(arguments.experiment)
-    experiment = load_experiment(place) if place.is_dir() else None
-    if is_experiment(path.parent):
-        experiment = load_experiment(path.parent)
-    return Subject(
-        name=experiment.name if experiment else path.stem,
-        path=path,
-        model=found.model,
-        decoder=getattr(found, "decoder", None),
-        spec=found.spec,
-        class_names=tuple(found.class_names),
-        experiment=experiment,
-    )
-
-
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"--batch is {text}; it must be a number from 1, or dynamic")
     return int(text)
-
-
-def _source(subject: Subject) -> dict[str, Any]:
-    """What the card says of the weights; no path of this machine."""
-    checkpoint = load_checkpoint(subject.path)
-    run = subject.experiment.run if subject.experiment else None
-    digests = chain.read_digests(run) if run and (run / chain.FILE).is_file() else []
-    return {
-        "weights": subject.path.name,
-        "sha256": hashlib.sha256(subject.path.read_bytes()).hexdigest(),
-        "digest": digest(checkpoint["model"]),
-        "detector": checkpoint.get("detector"),
-        "experiment": subject.experiment.name if subject.experiment else None,
-        "run": run.name if run else None,
-        "run_digest": digests[-1] if digests else None,
-        "commit": git_state()["commit"],
-        "library": library_hash(),
-    }
 
 
 def _pictures(arguments: argparse.Namespace, subject: Subject) -> tuple[list[np.ndarray], str]:

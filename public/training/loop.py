@@ -114,6 +114,7 @@ class Trainer:
         state.scaler.update()
         if state.ema:
             state.ema.update(state.model)
+        self.task.after_step(state.model, state.ema.model if state.ema else None, progress)
         means, norm_value = losses.read(norm, progress.step, self.run.path)
         state.step += 1
         state.chain = chain.extended(state.chain, state.step, lr, means)

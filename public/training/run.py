@@ -168,7 +168,7 @@ def build_state(
         path, told = _starting_weights(config.starting_weights)
         check_keywords(config.used_settings, path)
         student = used_part(model)
-        lines = load_starting_weights(student, path, backbone_only=config.backbone_only, class_names=class_names)
+        lines = _load_starting_weights(student, path, config, class_names)
         notes += [f"starting from {told}", *lines]
     frozen = freeze_parameters(used_part(model), config.freeze)
     total = sum(p.numel() for _, p in own_parameters(model))
@@ -183,6 +183,18 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
     return state, notes
+
+
+def _load_starting_weights(
+    model: torch.nn.Module, path: Path, config: TrainingConfig, class_names: tuple[str, ...] | None
+) -> list[str]:
+    """Starting weights of the network that is used; where it is changed for training, they are those of it before that."""
+    prepare = getattr(config.used_settings, "prepare", None)
+    bare = config.used_settings.network.build_model() if prepare else model
+    lines = load_starting_weights(bare, path, backbone_only=config.backbone_only, class_names=class_names)
+    if prepare:
+        model.load_state_dict(prepare(bare).state_dict())
+    return lines
 
 
 def _load_teacher(model: Any, config: TrainingConfig, class_names: tuple[str, ...] | None) -> list[str]:

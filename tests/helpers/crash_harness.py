@@ -31,6 +31,7 @@ from public.runs import run_folder
 from public.tasks.base import BaseTask
 from public.training import ema, loop
 from public.transforms.flip import RandomFlip
+from tests.helpers.changed_experiments import tiny_pruned, tiny_quantised
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.distilled_experiments import TinyDistilled, TinyMutual
 from tests.helpers.experiments import read_manifest, read_metrics
@@ -42,6 +43,8 @@ EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
     "classification": TinyClassification.create,
     "distilled": TinyDistilled.create,
     "mutual": TinyMutual.create,
+    "quantised": tiny_quantised,
+    "pruned": tiny_pruned,
 }
 FIRST_KILLS = (  # for those that are told to begin with them: what a fast machine may never be killed in by chance
     "evaluation: a batch has come",

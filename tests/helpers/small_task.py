@@ -54,6 +54,9 @@ class SmallTask:
     def on_epoch(self, model, epoch: int) -> None:
         pass
 
+    def after_step(self, model, average, progress) -> None:
+        pass
+
 
 def make_trainer(config: TrainingConfig, model: nn.Module, folder: Path) -> Trainer:
     """A trainer of `model` by `config`, on the CPU; its run lies in `folder`."""

@@ -128,6 +128,22 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m benchmarks.real_weights --precision fp16": (
         "tests/export/test_real_weights.py::test_a_file_finds_what_the_original_finds"
     ),
+    "python -m public.weights.convert paddle picodet_s_416 ../shared/weights/picodet_s_416_coco_lcnet.pdparams -o s.pth": (
+        CONVERTED
+    ),
+    "python -m public.weights.convert yolox yolox_nano ../shared/weights/yolox_nano.pth -o nano.pth": CONVERTED,
+    "python -m benchmarks.coco_halves ../shared/data/coco_val100 -o halves": (
+        "tests/export/test_quantise.py::test_pictures_are_parted_in_halves"
+    ),
+    "python -m public.test_scripts.quantise EXPERIMENT s.pth --runtime openvino --calibration 50 --data_root halves/a -o D": (
+        "tests/export/test_quantise.py::test_the_command_writes_both_files_and_ends_with_its_own_status"
+    ),
+    "python -m public.test_scripts.flops RUN --weights RUN/best.pth --fuse": (
+        "tests/promises/test_changed_networks.py::test_macs_by_zeros_are_not_counted"
+    ),
+    "python -m public.test_scripts.quantise RUN --runtime openvino --max_ap_loss 0.5 -o quantised": (
+        "tests/export/test_quantise.py::test_the_command_writes_both_files_and_ends_with_its_own_status"
+    ),
     "./test.sh exported/NAME.onnx": "tests/export/test_command.py::test_test_sh_takes_the_file",
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }

@@ -61,6 +61,10 @@ DISTILLED_NAMES = {
     *("ppyoloe_plus_l_coco_distilled_from_x", "picodet_s_416_coco_distilled_from_m"),
     *("resnet50_retinanet_coco_distilled_from_resnet101", "ppyoloe_xs_shapes_distilled", "ppyoloe_s_shapes"),
 }
+CHANGED_NAMES = {  # quantised or pruned while they are trained
+    *("picodet_s_416_coco_qat", "picodet_s_416_coco_pruned75", "ppyoloe_plus_s_coco_qat"),
+    *("ppyoloe_xs_bccd_qat", "ppyoloe_xs_bccd_pruned75"),
+}
 YOLOF_NAMES = {
     *("resnet50_yolof_coco", "resnet50_yolof_voc07", "shufflenetv2_yolof_voc07", "mobilenetv3_yolof_voc07"),
     *("rexnet_yolof_voc07", "repvgg_yolof_voc07", "yolov5s_yolof_voc07", "shufflenetv2_ca_acon_yolof_voc07"),
@@ -139,7 +143,7 @@ def card_of(folder) -> str:
 def test_the_experiments_are_there():
     assert {
         folder.name for folder in DETECTION
-    } >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES | DISTILLED_NAMES
+    } >= EXPECTED_NAMES | FCOS_NAMES | RETINANET_NAMES | CENTERNET_NAMES | YOLOF_NAMES | DISTILLED_NAMES | CHANGED_NAMES
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.sh"])
@@ -215,7 +219,11 @@ def test_an_experiment_starts_from_one_that_is_there_and_has_the_same_network(fo
     if source is None:
         return
     assert not config.backbone_only
-    model, other = build_on_meta(config), build_on_meta(load_experiment(source).config)
+    settings = config.network_settings
+    bare = settings.network if hasattr(settings, "prepare") else settings  # before it is quantised or pruned
+    with torch.device("meta"):
+        model = bare.build_model()
+    other = build_on_meta(load_experiment(source).config)
     shapes = [
         {name: p.shape for name, p in m.state_dict().items() if not name.startswith(m.class_layers)}
         for m in (model, other)
@@ -449,8 +457,9 @@ def takes_its_own_steps(folder: Path) -> bool:
     Of these, settings, network and input at full size are looked at, and the line that says what differs is held to be
     true; their trainings would be the other page's, slower: ResNet-101 in place of ResNet-50.  So would those of
     large pairs of student and teacher be: their methods are looked at one by one, and small pairs take their steps.
+    Networks that are quantised or pruned take theirs in test_changed_networks.py.
     """
-    if "_distilled_from_" in folder.name:
+    if "_distilled_from_" in folder.name or folder.name in CHANGED_NAMES:
         return False
     found = re.search(r"^Differs from \S+: (.*)\.$", card_of(folder), re.MULTILINE)
     return not (found and set(found[1].split(", ")) <= OF_NO_OTHER_KIND)

@@ -164,7 +164,9 @@ def test_options_of_detection_are_refused(trained, monkeypatch):
 def test_flops_of_an_experiment_and_of_a_published_network(trained, monkeypatch, capsys):
     """By hand: 3x3 convolutions 3->8 and 8->8 on 16 x 16, 8->16 on 8 x 8, and 16 x 12 of the last layer."""
     macs = 16 * 16 * 9 * (3 * 8 + 8 * 8) + 8 * 8 * 9 * 8 * 16 + 16 * 12
-    arguments = flops.argparse.Namespace(network=str(trained.folder), shape=None, depth=0, fuse=False, json=None)
+    arguments = flops.argparse.Namespace(
+        network=str(trained.folder), shape=None, depth=0, fuse=False, json=None, weights=None
+    )
     assert flops.flops(arguments).macs == macs
     text = call(flops, monkeypatch, capsys, "resnet18_cifar", "--depth", "0")
     assert "one image of 32 x 32 pixels" in text

@@ -199,7 +199,9 @@ def test_an_experiment_has_its_own_size_and_what_it_freezes(capsys, experiment_f
     config.write_text(config.read_text().replace("freeze=()", 'freeze=("backbone",)'))
     said = run(capsys, experiment_folder)
     assert "one image of 64 x 64 pixels" in said
-    arguments = command.argparse.Namespace(network=str(experiment_folder), shape=None, depth=0, fuse=False, json=None)
+    arguments = command.argparse.Namespace(
+        network=str(experiment_folder), shape=None, depth=0, fuse=False, json=None, weights=None
+    )
     small = command.flops(arguments)
     arguments.shape = [128, 128]
     large = command.flops(arguments)

@@ -1,0 +1,352 @@
+"""int8 files: their scales, what they compute, which layers go back to float, and the command."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import coco_halves
+from public import commands
+from public.config import freeze
+from public.export.calibration import Calibrated, draw_pictures, worst_first
+from public.export.formats import open_network
+from public.export.graph import ExportGraph
+from public.export.post_training import Bound, Variant, Writer, calibrated_layers, sentence, within_bound
+from public.export.qdq import Layer, Levels, insert, take_layers
+from public.export.runners.onnx import open_onnx
+from public.export.runners.openvino import open_openvino
+from public.families.quantised import QAT, MovingRange, Quantised
+from public.input import normalise, prepare
+from public.models.fuse import fuse
+from public.models.quantised import quantised_layers
+from public.runs.experiment import load_experiment
+from public.test_scripts import quantise
+from tests.export.conftest import SPEC
+from tests.helpers.experiments import TinyExperiment
+from tests.helpers.lively import pictures
+
+QAT_OF_TEST = QAT(
+    weight_bits=8,
+    activation_bits=8,
+    per_channel=True,
+    observer=MovingRange(momentum=0.5),
+    start_epoch=0,
+    freeze_observers_epoch=None,
+    freeze_batchnorm_epoch=None,
+    float_layers=(),
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[torch.Tensor]:
+    made = [prepare(picture, SPEC) for picture in pictures(4)]
+    return [normalise(torch.from_numpy(pixels[None]), SPEC, [geometry.region]) for pixels, geometry in made]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny, images) -> Calibrated:
+    return Calibrated(tiny[1], images, float_layers=(), with_outputs=False, with_depthwise=True)
+
+
+def decoded_by(run, decoder, image: torch.Tensor):
+    with torch.no_grad():
+        return decoder.decode(run(image))
+
+
+def share_of_ties(file, network, decoder, pixels: np.ndarray) -> tuple[float, float]:
+    """Of the values that file and network give, the share that differ by more than float32 rounds, and the largest of them.
+
+    Where a value lies halfway between two levels, one more or less in the last bit decides to which it goes.
+    """
+    boxes, scores = file([pixels])
+    image = normalise(torch.from_numpy(pixels), SPEC, [(0, 0, SPEC.size[1], SPEC.size[0])])
+    ours = decoded_by(network, decoder, image)
+    far = torch.cat([(a - torch.from_numpy(b)).abs().flatten() for a, b in zip(ours, (boxes, scores))])
+    return float((far > 1e-3).float().mean()), float(far.max())
+
+
+def test_a_file_computes_what_the_fake_quantised_network_does(tiny, write_tiny, calibrated, tmp_path):
+    """In both runtimes, to the few values that rounding ties move; without the levels much differs."""
+    settings, _ = tiny
+    source = write_tiny("onnx", "boxes")
+    network, decoder = copy.deepcopy(calibrated.network), settings.build_decoder()
+    pixels = np.stack([prepare(pictures(6)[5:][0], SPEC)[0]])
+    plain, _ = open_onnx(source.path)
+    assert share_of_ties(plain, network, decoder, pixels)[0] == 0
+    for layer in quantised_layers(network):
+        layer.is_quantising = True
+    assert share_of_ties(plain, network, decoder, pixels)[0] > 0.5
+    model = onnx.load(source.path)
+    insert(model, calibrated.files_layers(), integer_bias=False)
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(model.SerializeToString())
+    for open_file in (open_onnx, open_openvino):
+        share, largest = share_of_ties(open_file(path)[0], network, decoder, pixels)
+        assert share < 0.02, (open_file.__name__, share, largest)
+        assert largest < 0.5
+    names = {value.name for value in model.graph.initializer}
+    (name, layer), *_ = calibrated.layers.items()
+    whole = next(v for v in model.graph.initializer if v.name == f"model.{name}.weight_int")
+    steps = calibrated.files_layers()[name].weight_scale
+    assert np.array_equal(
+        numpy_helper.to_array(whole), (layer.weight.detach().numpy() / steps[:, None, None, None]).round()
+    )
+    assert f"model.{name}.weight" not in names, "the file does not hold them twice"
+    assert sum(path.stat().st_size for path in [path]) < 0.6 * source.path.stat().st_size
+
+
+def test_a_network_that_was_trained_so_takes_its_scales_along(tiny, images):
+    """Of blocks with BatchNorm and of merged branches: their levels are in the graph that is exported, which is float."""
+    settings, model = tiny
+    changed = Quantised(network=settings, quantisation=QAT_OF_TEST)
+    network = changed.prepare(copy.deepcopy(model))
+    changed.on_epoch(network, 0)
+    network.train()
+    with torch.no_grad():
+        network(torch.cat(images))
+    network.eval()
+    expected = take_layers(fuse(network))
+    graph = ExportGraph(
+        model=network, decoder=settings.build_decoder(), spec=SPEC, input_form="image", outputs="boxes", size=SPEC.size
+    )
+    assert graph.quantised.keys() == expected.keys()
+    assert len(expected) == len(quantised_layers(network)) > 10
+    for name, layer in expected.items():
+        for ours, theirs in zip(
+            (*layer.input, layer.weight_scale), (*graph.quantised[name].input, graph.quantised[name].weight_scale)
+        ):
+            assert np.array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="--format ncnn holds no int8 layers"):
+        graph.refuse_quantised("ncnn")
+    assert quantised_layers(network)[0].is_quantising, "the network itself is as it was"
+
+
+def test_levels_of_channels_go_through_what_a_concat_joins(tmp_path):
+    """A depthwise convolution behind a Concat: OpenVINO compiles it, and both runtimes give what numpy gives."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(5, 1, 1, 1)).astype(np.float32)
+    scale = np.array([0.1, 0.02, 0.3, 0.5, 0.07], np.float32)
+    zero = np.array([3, 0, 128, 7, 255], np.uint8)
+    value = lambda name, c: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 4, 4])  # noqa: E731
+    nodes = [
+        helper.make_node("Relu", ["a"], ["a_relu"]),
+        helper.make_node("Neg", ["b"], ["b_neg"]),
+        helper.make_node("Concat", ["a_relu", "b_neg"], ["both"], axis=1),
+        helper.make_node("Conv", ["both", "model.conv.weight"], ["y"], group=5),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("a", 2), value("b", 3)],
+        [value("y", 5)],
+        [numpy_helper.from_array(weight, "model.conv.weight")],
+        value_info=[value("a_relu", 2), value("b_neg", 3), value("both", 5)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    step = np.abs(weight).reshape(5) / 127
+    insert(model, {"conv": Layer(Levels(scale, zero), step, None)}, integer_bias=False)
+    path = tmp_path / "joined.onnx"
+    path.write_bytes(model.SerializeToString())
+    a, b = rng.normal(size=(1, 2, 4, 4)).astype(np.float32) * 5, rng.normal(size=(1, 3, 4, 4)).astype(np.float32) * 20
+    both = np.concatenate([np.maximum(a, 0), -b], 1)
+    s, z = scale[:, None, None], zero[:, None, None].astype(np.float32)
+    expected = (np.clip(np.round(both / s) + z, 0, 255) - z) * s * weight[:, 0]
+    for open_file in (open_onnx, open_openvino):
+        assert np.allclose(open_file(path)[0]([a, b])[0], expected, atol=1e-4), open_file.__name__
+
+
+def test_the_same_pictures_give_the_same_scales_bit_for_bit(tiny, images, calibrated):
+    again = Calibrated(tiny[1], images, float_layers=(), with_outputs=False, with_depthwise=True)
+    for (name, ours), theirs in zip(calibrated.files_layers().items(), again.files_layers().values()):
+        assert ours.input.scale.tobytes() == theirs.input.scale.tobytes(), name
+        assert ours.weight_scale.tobytes() == theirs.weight_scale.tobytes(), name
+    fewer = Calibrated(tiny[1], images[:1], float_layers=(), with_outputs=False, with_depthwise=True)
+    assert any(
+        not np.array_equal(a.input.scale, b.input.scale)
+        for a, b in zip(calibrated.files_layers().values(), fewer.files_layers().values())
+    )
+
+
+# ---------------------------------------------------------------------------------------------- which layers
+
+
+def test_a_layer_whose_range_is_clipped_is_found(calibrated):
+    """Made bad on purpose, one layer after the other: it becomes the worst, and the others keep their errors."""
+    before = calibrated.errors(2)
+    assert max(before.values()) < 0.2
+    for name in (list(before)[3], list(before)[-1]):
+        layer = calibrated.layers[name]
+        low, high = layer.low.clone(), layer.high.clone()
+        layer.set_range(low / 20, high / 20)
+        errors = calibrated.errors(2)
+        layer.set_range(low, high)
+        assert worst_first(errors)[0] == name
+        assert errors[name] > 5 * before[name]
+        assert {key: value for key, value in errors.items() if key != name} == {
+            k: v for k, v in before.items() if k != name
+        }
+
+
+def test_groups_go_back_until_the_bound_holds():
+    """Six layers that cost what they cost; the worst first, in groups, and not one more than is needed."""
+    costs = {f"layer{i}": 0.001 * i for i in range(24)}
+    asked = []
+
+    def evaluate(back):
+        asked.append(back)
+        return {"AP": 0.5 - sum(cost for name, cost in costs.items() if name not in back)}
+
+    bound = Bound(metric="AP", reference=0.5, points=20.0, unit=100.0)
+    metrics, back, steps = within_bound(costs, bound, evaluate)
+    assert [len(names) for names in asked] == [0, 2, 4]
+    assert back == {"layer23", "layer22", "layer21", "layer20"}
+    assert bound.loss(metrics) == pytest.approx(19.0)
+    assert [[name for name, _ in step.layers] for step in steps] == [["layer23", "layer22"], ["layer21", "layer20"]]
+    assert within_bound(costs, dataclasses.replace(bound, points=30.0), evaluate)[1] == frozenset()
+    nothing = within_bound(costs, dataclasses.replace(bound, points=-1.0), evaluate)
+    assert nothing[1] == costs.keys(), "all float, and still not there: who asked is told"
+
+
+def test_the_sentence_is_about_speed(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"")
+    plain = Variant(name="float", path=path, metrics={"AP": 0.4}, layers=0, milliseconds=10.0)
+    small = Variant(name="int8", path=path, metrics={"AP": 0.396}, layers=5, milliseconds=4.0)
+    assert sentence(plain, small, "AP", 100.0) == ("int8 is faster by 2.50 at -0.40 points of AP", True)
+    for changes in ({"milliseconds": 10.0}, {"layers": 0}):
+        told, is_faster = sentence(plain, dataclasses.replace(small, **changes), "AP", 100.0)
+        assert told.startswith("int8 is not faster here: keep float")
+        assert not is_faster
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+PAGE = '''"""The tiny network of the exported files, on tiny data.
+
+Command: a test's.
+"""
+
+from dataclasses import replace
+
+from public.families.ppyoloe import PPYOLOE
+from public.input import InputSpec
+
+from .page import config as page
+
+config = replace(page, detector={detector!r}, input={spec!r})
+'''
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny, tmp_path_factory):
+    """A tiny experiment with the network of `write_tiny`, and its weights beside it."""
+    settings, model = tiny
+    made = TinyExperiment.create(tmp_path_factory.mktemp("quantise"))
+    (made.folder / "config.py").rename(made.folder / "page.py")
+    (made.folder / "config.py").write_text(PAGE.format(detector=settings, spec=SPEC))
+    names = list(load_experiment(made.folder).config.val_data.read(made.data_root, None).class_names)
+    card = {"model_name": "tiny", "num_classes": len(names), "class_names": names, "input": freeze(SPEC)["InputSpec"]}
+    state = {"model": model.state_dict(), "detector": freeze(settings), **card}
+    torch.save(state, made.folder.parent / "tiny.pth")
+    return made
+
+
+@pytest.fixture
+def written_before(write_tiny, monkeypatch):
+    """The float file is the one that other tests have, since the exporter takes its time."""
+
+    def copied(request, path, **_):
+        source = write_tiny(request.format, request.outputs)
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(source.path, path)
+        return dataclasses.replace(source, path=path)
+
+    monkeypatch.setattr(quantise, "write", copied)
+
+
+@pytest.mark.usefixtures("written_before")
+def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, capsys, monkeypatch):
+    output = experiment.folder.parent / "out"
+    words = [
+        str(experiment.folder),
+        str(experiment.folder.parent / "tiny.pth"),
+        "--data_root",
+        str(experiment.data_root),
+    ]
+    words += ["--runtime", "openvino", "--calibration", "6", "--max_ap_loss", "100", "-o", str(output)]
+    monkeypatch.setattr("sys.argv", ["quantise", *words])
+    monkeypatch.setattr(quantise, "in_turns", lambda networks, inputs, rounds: [1.0, 2.0])
+    with pytest.raises(SystemExit) as ended:
+        quantise.main()
+    assert ended.value.code == quantise.NOT_FASTER == 5
+    told = capsys.readouterr().out
+    assert "int8 is not faster here: keep float" in told
+    assert [line.split()[0] for line in told.splitlines()[-4:-1]] == ["variant", "float", "int8"]
+    made = open_network(output / "tiny_experiment_int8.xml").card
+    entries = made.source["quantisation"]
+    data = load_experiment(experiment.folder).config.train_data.read(experiment.data_root, None)
+    drawn = draw_pictures(data, 6, 0, made.input)
+    assert entries["calibration"]["ids"] == list(drawn.ids)
+    assert entries["calibration"]["digest"] == drawn.digest
+    assert len(set(drawn.ids)) == 6
+    assert draw_pictures(data, 6, 1, made.input).ids != drawn.ids
+    assert made.precision == "int8"
+    assert all(name.startswith("head.") for name in entries["float"])
+    before = (output / "tiny_experiment_int8.bin").read_bytes()
+    again = Writer(
+        output / "tiny_experiment.onnx",
+        output / "again.onnx",
+        card=open_network(output / "tiny_experiment.onnx").card,
+        pictures=drawn,
+        options={},
+        runtime="onnxruntime",
+    )
+    subject = commands.call(lambda _: quantise.open_subject(words[0], words[1]), None)
+    for_ort = Calibrated(
+        subject.model, drawn.images, float_layers=("backbone",), with_outputs=True, with_depthwise=False
+    )
+    network = again.write(*calibrated_layers(for_ort, frozenset()))
+    assert network.card.source["quantisation"]["int8"] == list(for_ort.layers)
+    kinds = Counter(node.op_type for node in onnx.load(output / "again.onnx").graph.node)
+    assert kinds["QuantizeLinear"] > len(for_ort.layers), "what comes in and what goes out"
+    assert len(before) < (output / "tiny_experiment.bin").stat().st_size
+
+
+def test_too_many_pictures_are_asked_for(experiment):
+    data = load_experiment(experiment.folder).config.train_data.read(experiment.data_root, None)
+    with pytest.raises(ValueError, match="--calibration is 15; "):
+        draw_pictures(data, 15, 0, load_experiment(experiment.folder).config.input)
+
+
+def test_pictures_are_parted_in_halves(tmp_path, monkeypatch):
+    """By id, each picture in one half, with its annotations; the second root is the first turned round."""
+    source = tmp_path / "source"
+    (source / "annotations").mkdir(parents=True)
+    (source / "images/val2017").mkdir(parents=True)
+    ids = [7, 3, 9, 1, 5]
+    content = {
+        "images": [{"id": number} for number in ids],
+        "annotations": [{"id": 10 * number, "image_id": number} for number in ids],
+        "categories": [{"id": 1}],
+    }
+    (source / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["coco_halves", str(source), "-o", str(tmp_path / "halves")])
+    coco_halves.main()
+    found = {}
+    for root in "ab":
+        for split in ("train2017", "val2017"):
+            place = tmp_path / "halves" / root / "coco"
+            read = json.loads((place / f"annotations/instances_{split}.json").read_text())
+            assert [entry["image_id"] for entry in read["annotations"]] == [image["id"] for image in read["images"]]
+            assert (place / split).resolve() == (source / "images/val2017").resolve()
+            found[root, split] = {image["id"] for image in read["images"]}
+    assert found["a", "train2017"] == found["b", "val2017"] == {1, 5, 9}
+    assert found["a", "val2017"] == found["b", "train2017"] == {3, 7}

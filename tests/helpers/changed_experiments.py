@@ -1,0 +1,63 @@
+"""Tiny experiments whose network is quantised or pruned while it is trained, with pages of their own."""
+
+from pathlib import Path
+
+from tests.helpers.experiments import TinyExperiment
+
+PAGE = '''"""A tiny network that is changed.
+
+Command: a test's.
+"""
+
+from dataclasses import replace
+
+from public.families.pruned import GMP, Pruned
+from public.families.quantised import QAT, LargestRange, MovingRange, Quantised
+
+from .page import config as page
+
+config = replace(page, detector={detector})
+'''
+QUANTISED = """Quantised(
+        network=page.detector,
+        quantisation=QAT(
+            weight_bits=8,
+            activation_bits=8,
+            per_channel=True,
+            observer=MovingRange(momentum=0.9),
+            start_epoch=0,
+            freeze_observers_epoch=1,
+            freeze_batchnorm_epoch=1,
+            float_layers=(),
+        ),
+    )"""
+PRUNED = """Pruned(
+        network=page.detector,
+        pruning=GMP(
+            ratio=0.75,
+            initial_ratio=0.2,
+            stable_epochs=0,
+            pruning_epochs=1,
+            steps=3,
+            pointwise_only=False,
+            spared=("backbone.stem",),
+        ),
+    )"""
+
+
+def create(root: Path, detector: str) -> TinyExperiment:
+    """The tiny experiment with this detector, written in terms of its `page.detector`."""
+    made = TinyExperiment.create(root)
+    (made.folder / "config.py").rename(made.folder / "page.py")
+    (made.folder / "config.py").write_text(PAGE.format(detector=detector))
+    return made
+
+
+def tiny_quantised(root: Path) -> TinyExperiment:
+    """Quantised from the first epoch on; ranges and BatchNorm stay in the second."""
+    return create(root, QUANTISED)
+
+
+def tiny_pruned(root: Path) -> TinyExperiment:
+    """Pruned to three quarters in three steps of the first epoch, tuned in the second."""
+    return create(root, PRUNED)

@@ -1,0 +1,116 @@
+"""Networks that are quantised or pruned while they are trained: exact, resumed, evaluated, the same in several processes."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from public import random_streams
+from public.checkpoint_files import load_checkpoint
+from public.runs.experiment import load_experiment
+from public.test_scripts import flops
+from public.training.run import build_state
+from tests.helpers.changed_experiments import tiny_pruned, tiny_quantised
+from tests.helpers.crash_harness import Harness, differences
+from tests.helpers.experiments import read_manifest
+from tests.helpers.forked_commands import run_test_sh
+from tests.helpers.forked_training import train
+from tests.helpers.plain_steps import plain_steps
+from tests.helpers.processes import run_processes
+from tests.helpers.tiny_data import TINY_CLASSES
+from tests.training.test_world_size import distance, rounding_after
+
+SHORT = ("--epochs", "2", "--num_pictures", "0")
+KINDS = {"quantised": tiny_quantised, "pruned": tiny_pruned}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request, tmp_path_factory):
+    """The name of a kind, a tiny experiment of it, a harness, and a run that nothing disturbed."""
+    experiment = KINDS[request.param](tmp_path_factory.mktemp(request.param))
+    harness = Harness(experiment, np.random.default_rng(3), flags=SHORT)
+    return request.param, experiment, harness, harness.undisturbed()
+
+
+def test_a_killed_run_ends_in_the_same_bits(whole):
+    """Each kill is a resume: of ranges and their shares, of masks, and of what follows from the epoch."""
+    _, _, harness, reference = whole
+    run, spent = harness.killed_until_it_ends(2, ("a step has its gradient", "epoch 1 begins"))
+    assert spent == 2
+    found = differences(reference, run)
+    shutil.rmtree(run)
+    assert found == []
+
+
+def test_what_a_run_leaves(whole):
+    kind, _, _, reference = whole
+    checkpoint = load_checkpoint(reference / "latest.pth")
+    raw, used = checkpoint["training"]["raw_model"], checkpoint["model"]
+    if kind == "quantised":
+        seen = [value for name, value in raw.items() if name.endswith(".seen")]
+        assert len(seen) > 20
+        assert all(float(value) == pytest.approx(1 - 0.9**3) for value in seen), "three steps of the first epoch"
+        return
+    masks = {name: value for name, value in raw.items() if name.endswith(".mask")}
+    assert len(masks) > 10
+    assert not any(name.startswith("backbone.stem") for name in masks)
+    for name, mask in masks.items():
+        weight = name.replace(".mask", ".weight")
+        assert int((~mask).sum()) == round(0.75 * mask.numel())
+        assert torch.equal(used[name], mask)
+        assert not raw[weight][~mask].any()
+        assert not used[weight][~mask].any()
+        assert (raw[weight][mask] != 0).float().mean() > 0.99
+
+
+def test_macs_by_zeros_are_not_counted(whole, capsys, monkeypatch):
+    kind, _, _, reference = whole
+    monkeypatch.setattr("sys.argv", ["flops", str(reference), "--weights", str(reference / "best.pth"), "--fuse"])
+    flops.main()
+    told = capsys.readouterr().out
+    share = float(re.search(r"effective: .* not zero, ([\d.]+)% of the dense ones", told)[1])
+    assert 80 < share < 95 if kind == "quantised" else share < 60, "layers of distances start at 0 and have not moved"
+
+
+def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
+    _, experiment, _, reference = whole
+    report = run_test_sh(experiment, "--no_report")
+    assert f"voc_AP50: {read_manifest(reference)['finished']['metrics']['voc_AP50']:.6f}" in report
+
+
+def two_steps_in_float64(experiment) -> dict[str, torch.Tensor]:
+    return plain_steps(experiment, 2, torch.float64, lr=0.01)[0]
+
+
+def test_two_processes_agree_to_rounding(whole, tmp_path):
+    """What is quantised in float64, since a value halfway between two levels goes to either by float32's last bit."""
+    kind, experiment, _, _ = whole
+    fresh, states = experiment.copy(tmp_path), []
+    if kind == "quantised":
+        alone = two_steps_in_float64(fresh)
+        for state in run_processes(two_steps_in_float64, 2, fresh):
+            assert distance(state, alone) < 1e-9
+        return
+    for world_size in (1, 2):
+        train(fresh, "--max_steps", "2", "--resume", "none", "--num_pictures", "0", world_size=world_size)
+        states.append(load_checkpoint(fresh.runs[-1] / "latest.pth")["training"]["raw_model"])
+    assert distance(states[1], states[0]) < rounding_after(fresh, 2, cap=1e-5)
+    masks = [name for name in states[0] if name.endswith(".mask")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in masks)
+
+
+def test_starting_weights_are_those_of_the_network_before_it_was_changed(whole, tmp_path):
+    """By name: also those of blocks whose branches become one convolution."""
+    _, experiment, _, _ = whole
+    config = load_experiment(experiment.folder).config
+    random_streams.seed_torch(7, "model")
+    bare = config.detector.network.build_model()
+    path = tmp_path / "bare.pth"
+    torch.save({"model": bare.state_dict(), "model_name": "bare", "num_classes": 3}, path)
+    state, notes = build_state(replace(config, starting_weights=str(path)), torch.device("cpu"), TINY_CLASSES)
+    assert any("bare.pth" in note for note in notes)
+    expected = config.detector.prepare(bare).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in state.model.state_dict().items())
