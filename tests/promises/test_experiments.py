@@ -180,7 +180,7 @@ def test_card_speaks_of_the_values_below_it(folder):
     config, card = load_experiment(folder).config, " ".join(card_of(folder).split())
     if config.starting_weights is not None:
         assert f"Starting weights: {config.starting_weights}," in card
-        assert "published by" in card or "not trained yet" in card
+        assert any(origin in card for origin in ("published by", "Measured here", "not trained yet"))
     first_line = card_of(folder).splitlines()[0]
     if "epochs" in first_line:
         assert f"{config.epochs} epochs" in first_line
