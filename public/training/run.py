@@ -13,6 +13,7 @@ import torch
 from public import command_line, random_streams
 from public.checkpoint_files import digest
 from public.config import TrainingConfig, replace
+from public.datasets.coco import annotation_cache
 from public.files import write_text
 from public.loading.workers import forbid_global_random
 from public.parallel import collectives, processes
@@ -147,7 +148,8 @@ def _prepare(
     try:
         check_compile(config.compile, config.deterministic)
         data_root = find_data_root(options.data_root)
-        task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
+        with annotation_cache(not options.no_annotation_cache):
+            task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
         task.check_batches()
         state, notes = build_state(config, device, task.class_names)
         task.teacher = getattr(state.model, "teacher_file", None)
