@@ -19,6 +19,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -38,7 +39,7 @@ LARGEST_WHOLE = 2**53  # up to which floats hold every whole number
 CROWD_MARKS = ("iscrowd", "ignore")  # of an object that is neither to be trained on nor to be found
 
 _space = re.compile(r"[ \t\n\r]*").match
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # one value from a place on
 
 
 class Columns(NamedTuple):
@@ -318,7 +319,7 @@ def _check_categories(categories: list) -> None:
 # ----------------------------------------------------------------------------------------------------- cache
 
 
-def _kept_under(path: str, file: IO[bytes]) -> Path:
+def _kept_under(path: str, file: BufferedReader) -> Path:
     """Where the columns of this content are kept; the first part of the name is that of the json's path."""
     place = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:16]
     content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -72,18 +72,12 @@ def multiclass_nms(
         all_candidates.leave_best_of_anchors()
     if top_k_per_level is not None:
         all_candidates.leave_best_of_levels(top_k_per_level, level_lengths)
-    limits: dict[str, Any] = {
-        "top_k_per_class": top_k_per_class,
-        "top_k_per_level": top_k_per_level,
-        "level_lengths": level_lengths,
-    }
+    limits: dict[str, Any] = {"top_k_per_class": top_k_per_class, "top_k_per_level": top_k_per_level}
+    limits["level_lengths"] = level_lengths
 
     def select(found: Candidates) -> Candidates:
         found = _best_of_groups(found, **limits)
-        if not drop_empty:
-            return found
-        corners = _rows(boxes, found.anchors)
-        return found.at(np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1)))
+        return found.at(_has_area(_rows(boxes, found.anchors))) if drop_empty else found
 
     heads: Iterator[Candidates]
     if candidate_scores is None:
@@ -175,6 +169,11 @@ def _falling(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
 def _by_score(found: Candidates, scores: torch.Tensor, num_anchors: int) -> Candidates:
     """`found`, which were chosen by something else, by falling score."""
     return found.at(_falling(_score_of(found, scores), found.labels * num_anchors + found.anchors))
+
+
+def _has_area(boxes: np.ndarray) -> np.ndarray:
+    """The places of the boxes (N, 4) that have width and height."""
+    return np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
 
 
 def _rows(values: torch.Tensor, rows: np.ndarray) -> np.ndarray:

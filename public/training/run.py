@@ -1,6 +1,5 @@
 """`python train.py`: from the command line to a finished run."""
 
-import ast
 import contextlib
 import signal
 import sys
@@ -22,7 +21,7 @@ from public.parts import decide_lent, own_parameters, state_of, used_part
 from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
-from public.runs.experiment import Experiment, find_data_root, load_experiment
+from public.runs.experiment import Experiment, find_data_root, load_experiment, recipe_card
 from public.runs.opening import Opening, open_on_rank_0
 from public.runs.run_folder import RunFolder
 from public.runs.starting_experiment import best_weights, described, named_experiment
@@ -44,7 +43,7 @@ def main(file: str) -> None:
     """Trains the experiment in whose folder `file` lies."""
     let_everything_be_printed()
     experiment = load_experiment(Path(file).resolve().parent)
-    parsed = command_line.parse(experiment.config, _recipe_card(experiment), sys.argv[1:])
+    parsed = command_line.parse(experiment.config, recipe_card(experiment), sys.argv[1:])
     try:
         device = processes.choose_device(parsed.options.device)
         processes.check_launcher()
@@ -263,8 +262,3 @@ def _check_equal_weights(state: TrainingState) -> None:
     different = [rank for rank, value in enumerate(digests) if value != digests[0]]
     if different:
         raise RuntimeError(f"ranks {different} start from other weights than rank 0; are their packages the same?")
-
-
-def _recipe_card(experiment: Experiment) -> str:
-    """The docstring of the experiment's config.py."""
-    return ast.get_docstring(ast.parse((experiment.folder / "config.py").read_bytes())) or experiment.name
