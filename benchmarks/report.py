@@ -106,7 +106,7 @@ def main() -> None:
             print(f"{name} ...", flush=True)
             results[name] = run(name, options[name], Path(folder))
             print(results[name][0], flush=True)
-    write_text(arguments.output, page(results, options, where))
+            write_text(arguments.output, page(results, options, where))  # so that what is there stays, if it is stopped
     missed = [row["what"] for _, rows, _ in results.values() for row in rows if not row["is_kept"]]
     print(f"written to {arguments.output}" + (f"; missed: {as_json(missed)}" if missed else ""))
 

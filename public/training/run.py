@@ -15,6 +15,7 @@ from public.config import TrainingConfig, replace
 from public.datasets.coco import annotation_cache
 from public.files import write_text
 from public.loading.workers import forbid_global_random
+from public.models.recompute import recompute_backbones
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
 from public.parts import decide_lent, own_parameters, state_of, used_part
@@ -176,6 +177,8 @@ def build_state(
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     if config.sync_batchnorm and collectives.is_distributed():
         convert_sync_batchnorm(model)
+    if config.recompute_activations:
+        notes.append(_recompute(model, config))
     model = place(model, device, channels_last=config.channels_last)
     state = TrainingState(
         model=model,
@@ -184,6 +187,23 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
     return state, notes
+
+
+def _recompute(model: torch.nn.Module, config: TrainingConfig) -> str:
+    """Lets the backbones compute their activations twice; a line for the log.
+
+    Raises:
+        ValueError: the network has no `Backbone`, or what it would be used with is not known to keep the bits.
+    """
+    if config.compile or (config.sync_batchnorm and collectives.is_distributed()):
+        name = "compile" if config.compile else "sync_batchnorm"
+        raise ValueError(f"recompute_activations and {name} are both true; together they are not known to be exact")
+    count = recompute_backbones(model, True)
+    if not count:
+        raise ValueError(
+            f"recompute_activations is true, but {type(model).__name__} has no Backbone whose stages it means"
+        )
+    return f"activations inside {count} backbone(s) are computed again in the backward pass"
 
 
 def _load_teacher(model: Any, config: TrainingConfig, class_names: tuple[str, ...] | None) -> list[str]:

@@ -118,6 +118,7 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
         "tests/export/test_table_of_exports.py::test_the_command"
     ),
     "./test.sh exported/NAME.onnx": "tests/export/test_command.py::test_test_sh_takes_the_file",
+    "make benchmark": "tests/scripts/test_benchmark_report.py::test_the_page_holds_figures_limits_and_what_failed",
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }
 # Not commands of a test: the suite itself and its set-up, which CI types; moving between folders; tools of others.
