@@ -4,7 +4,7 @@
 
 The ordinary way writes the results file, reads it and the annotation file, and evaluates.  The programs take turns (A B A B
 ...) in one process; medians of CPU time are printed, and the difference of the two APs, which must be 0.  `evaluate_coco` is
-by hotcoco where that is installed, which uses several threads: RAYON_NUM_THREADS=1 gives it one.  At last each program runs
+by hotcoco where that is installed, which uses several threads: RAYON_NUM_THREADS=1 gives it one.  First each program runs
 in a forked process, which tells how far its memory grows.
 """
 
@@ -64,6 +64,7 @@ def main() -> None:
             "curves": lambda: compute_curves(annotations, detections).classes[0].ap,
             "matches and matrix": lambda: matched(annotations, detections),
         }
+        grown = {name: memory_of(program) for name, program in programs.items()}  # before hotcoco has threads here
         seconds = {name: [] for name in programs}
         results = {}
         for _ in range(options.rounds):
@@ -71,7 +72,6 @@ def main() -> None:
                 start = time.process_time()
                 results[name] = program()
                 seconds[name].append(time.process_time() - start)
-        grown = {name: memory_of(program) for name, program in programs.items()}
     report({name: statistics.median(values) for name, values in seconds.items()}, grown, results, options.images)
 
 

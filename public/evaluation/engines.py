@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.metadata
 import io
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -48,10 +49,18 @@ def hotcoco_version() -> str | None:
     return version if numbers[:1] == PROVEN[0] and numbers >= PROVEN[1] else None
 
 
+_used_in: set[int] = set()  # the process in which hotcoco was used, whose pool of threads lives there alone
+
+
+def uses_hotcoco() -> bool:
+    """Whether this process can use it: not one that was forked from another that had used it, which would wait for ever."""
+    return hotcoco_version() is not None and _used_in <= {os.getpid()}
+
+
 def described() -> str:
     """Who computes COCO's numbers here, in words."""
     version = hotcoco_version()
-    if version is None:
+    if not uses_hotcoco():
         return f"pycocotools {importlib.metadata.version('pycocotools')}"
     return f"hotcoco {version}, whose arrays equal those of pycocotools"
 
@@ -66,7 +75,7 @@ def coco_arrays(
         limits: how many detections of a class count in an image.
         all_areas_only: leaves out the small, medium and large objects' own numbers, which takes a quarter of the time.
     """
-    by = by_pycocotools if hotcoco_version() is None else by_hotcoco
+    by = by_hotcoco if uses_hotcoco() else by_pycocotools
     return by(annotations, detections, limits=limits, all_areas_only=all_areas_only)
 
 
@@ -76,6 +85,7 @@ def by_hotcoco(
     """The arrays by hotcoco, which has to be installed."""
     import hotcoco
 
+    _used_in.add(os.getpid())
     image_ids, category_ids = np.array(ranks(annotations.image_ids)), np.array(ranks(annotations.category_ids))
     owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     truth = hotcoco.COCO.from_arrays(

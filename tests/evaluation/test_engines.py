@@ -3,6 +3,8 @@
 The engines' test is skipped where hotcoco is not installed (`pip install "hotcoco>=1.3,<2"`).
 """
 
+import os
+
 import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
@@ -140,6 +142,17 @@ def test_without_hotcoco_the_reference_is_used(monkeypatch):
     annotations, detections = made(0)
     assert evaluate_coco(annotations, detections)["AP"] > 0.05
     assert compute_curves(annotations, detections).best[0] is not None
+
+
+def test_a_forked_process_does_not_wait_for_threads_that_its_parent_has(monkeypatch):
+    monkeypatch.setattr(engines, "hotcoco_version", lambda: "1.3.0")
+    monkeypatch.setattr(engines, "_used_in", {os.getpid()})
+    assert engines.uses_hotcoco()
+    monkeypatch.setattr(engines, "_used_in", {os.getpid() + 1})
+    monkeypatch.setattr(engines, "by_hotcoco", None)
+    annotations, detections = made(0)
+    assert engines.coco_arrays(annotations, detections, limits=(100,)).precision.shape[2] == 4
+    assert engines.described().startswith("pycocotools")
 
 
 @pytest.mark.parametrize(
