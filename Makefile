@@ -2,6 +2,7 @@
 # make test    setup, lint and every test (make test-fast: without the slow ones)
 # make setup-export   the packages of the export formats into the same environment
 # make setup-executorch, make setup-litert   environments of their own for these two formats, which see the torch of .venv
+# make benchmark   setup, then every benchmark in its short mode; docs/performance.md holds the figures
 # make demo    setup, then draw a small data set, train a detector on it, evaluate it, use it on a picture
 
 VENV := .venv
@@ -12,7 +13,7 @@ EXPORT_STAMP := $(VENV)/.installed-export
 TEST_PROCESSES ?= 2
 PYTEST := $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
-.PHONY: setup setup-export setup-executorch setup-litert test test-fast lint demo
+.PHONY: setup setup-export setup-executorch setup-litert test test-fast lint demo benchmark
 
 setup: $(STAMP)
 
@@ -51,3 +52,6 @@ test-fast: lint
 
 demo: setup
 	$(PYTHON) -m public.test_scripts.demo
+
+benchmark: setup
+	$(PYTHON) -m benchmarks.report

@@ -1,28 +1,36 @@
-"""Times `evaluate_coco` on made detections against pycocotools used in the ordinary way, and `evaluate_voc` as well.
+"""Times the metrics and the parts of a report on made detections, against pycocotools used in the ordinary way.
 
-    python -m benchmarks.evaluation [--images 1000] [--detections 100] [--classes 20] [--rounds 3]
+    python -m benchmarks.evaluation [--images 5000] [--detections 100] [--classes 80] [--rounds 1] [--short]
 
-The ordinary way writes the results file, reads it and the annotation file, and evaluates; both ways run pycocotools'
-own code, so the ratio says what the detour over files costs.  They take turns (A B A B ...) in one process; medians are
-printed, and the difference of the two APs, which must be 0.
+The ordinary way writes the results file, reads it and the annotation file, and evaluates.  The programs take turns (A B A B
+...) in one process; medians of CPU time are printed, and the difference of the two APs, which must be 0.  `evaluate_coco` is
+by hotcoco where that is installed, which uses several threads: RAYON_NUM_THREADS=1 gives it one.  First each program runs
+in a forked process, which tells how far its memory grows.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import os
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks.figures import figure
 from public.datasets.annotations import Annotations
 from public.evaluation.coco import evaluate_coco, write_coco_json
+from public.evaluation.curves import compute_curves
 from public.evaluation.detections import ImageDetections
+from public.evaluation.engines import described
+from public.evaluation.matching import confusion_matrix, match_images, worst_first
 from public.evaluation.voc import evaluate_voc
 
 SIDE = 640  # of every image, in pixels
@@ -30,17 +38,21 @@ SIDE = 640  # of every image, in pixels
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
-    parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="200 images")
     options = parser.parse_args()
+    if options.short:
+        options.images = min(options.images, 200)
 
     rng = np.random.default_rng(0)
     annotations = make_annotations(rng, options.images, options.classes)
     detections = make_detections(rng, annotations, options.detections)
     print(f"{options.images} images, {len(annotations.boxes)} objects, {options.classes} classes,", end=" ")
     print(f"{options.detections} detections an image; medians of {options.rounds} rounds in turns")
+    print(f"COCO's numbers by {described()}")
 
     with tempfile.TemporaryDirectory() as folder:
         truth_path, results_path = Path(folder, "truth.json"), Path(folder, "results.json")
@@ -49,20 +61,51 @@ def main() -> None:
             "evaluate_coco": lambda: evaluate_coco(annotations, detections)["AP"],
             "pycocotools, from files": lambda: from_files(truth_path, results_path, annotations, detections),
             "evaluate_voc, area": lambda: evaluate_voc(annotations, detections, method="area")["AP"],
+            "curves": lambda: compute_curves(annotations, detections).classes[0].ap,
+            "matches and matrix": lambda: matched(annotations, detections),
         }
+        grown = {name: memory_of(program) for name, program in programs.items()}  # before hotcoco has threads here
         seconds = {name: [] for name in programs}
         results = {}
         for _ in range(options.rounds):
             for name, program in programs.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 results[name] = program()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
+    report({name: statistics.median(values) for name, values in seconds.items()}, grown, results, options.images)
 
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+
+def report(medians: dict[str, float], grown: dict[str, float], results: dict[str, float], num_images: int) -> None:
     for name, median in medians.items():
-        print(f"{name:<24} {median:8.2f} s   AP {results[name]:.6f}")
+        print(f"{name:<24} {median:8.2f} s   {grown[name]:6.0f} MiB more   {results[name]:.6f}")
     ours, peer = "evaluate_coco", "pycocotools, from files"
-    print(f"ratio {peer} / {ours}: {medians[peer] / medians[ours]:.2f}; AP differs by {results[peer] - results[ours]}")
+    print(f"AP differs by {results[peer] - results[ours]}")
+    figure("COCO's numbers, faster", medians[peer] / medians[ours], "times", peer=peer, least=40)
+    figure("COCO's numbers, memory", max(grown[ours], 1) / grown[peer], "times", peer=peer, most=0.2)
+    parts = ("evaluate_coco", "evaluate_voc, area", "curves", "matches and matrix")
+    whole = sum(medians[name] for name in parts) / num_images * 5000
+    figure("a report's numbers, for 5,000 images", whole, "s of CPU", most=5)
+
+
+def matched(annotations: Annotations, detections: list[ImageDetections]) -> float:
+    """The confusion matrix and the worst images; the share of objects that are called what they are."""
+    matches = match_images(annotations, detections, score_threshold=0.3)
+    matrix = confusion_matrix(matches, len(annotations.class_names))
+    worst_first(matches)
+    return float(np.trace(matrix) / matrix[:-1].sum())
+
+
+def memory_of(program: Callable[[], object]) -> float:
+    """MiB by which the memory of a forked process grows while it runs `program`."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        program()
+        os.write(writer, str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024).encode())
+        os._exit(0)
+    os.wait()
+    os.close(writer)
+    return float(os.read(reader, 100))
 
 
 def make_annotations(rng: np.random.Generator, num_images: int, num_classes: int) -> Annotations:

@@ -28,6 +28,7 @@ class Options:
     max_steps: int | None
     allow_code_change: bool
     fingerprint: str
+    no_annotation_cache: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,11 @@ def _parser(config: settings.TrainingConfig, description: str) -> argparse.Argum
     )
     run.add_argument(
         "--fingerprint", default="names", choices=("names", "full"), help="full: read every picture of the data (names)"
+    )
+    run.add_argument(
+        "--no_annotation_cache",
+        action="store_true",
+        help="read large json files anew, not what an earlier start has kept of them; the result is the same",
     )
     run.add_argument(
         "--lr_scaling", default="none", choices=("none", "linear"), help="linear: scale lr with --batch_size"

@@ -81,6 +81,7 @@ class TrainingConfig:
     tf32: bool  # in cuDNN's convolutions
     matmul_precision: Literal["highest", "high", "medium"]  # of float32 matrix products, in torch's words
 
+    recompute_activations: bool = free(False)  # those inside a backbone's stages, in the backward pass: less memory
     num_workers: Natural | None = free(None)  # loader processes; None: the cores that the compute threads leave
     prefetch_factor: Count = free(4)  # batches that each worker prepares ahead
     pin_memory: bool = free(True)

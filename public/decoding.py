@@ -12,6 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
@@ -44,6 +45,13 @@ class Decoded(NamedTuple):
 
     image: np.ndarray | None  # as `cv2.imdecode` gives it; None where it can make nothing of them
     damage: str | None  # the first thing that its decoder found wrong with them, in the decoder's words
+
+
+@contextmanager
+def nobody_listens() -> Iterator[None]:
+    """Within it, no other thread listens: for half a line to standard error, which the decoder's word must not follow."""
+    with _listening:
+        yield
 
 
 def decode(data: bytes, flags: int) -> Decoded:

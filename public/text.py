@@ -85,7 +85,7 @@ def file_named(text: str) -> str:
         ValueError: no file can have this name.
     """
     try:
-        name = os.fsdecode(text.encode("utf-8", "surrogateescape"))
+        name = text if text.isascii() else os.fsdecode(text.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
         raise ValueError(f"no file can be called {shown(text)!r}: half of a surrogate pair is no letter") from error
     if "\0" in name:

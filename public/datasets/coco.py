@@ -8,9 +8,10 @@ Images come in the order of their ids, whatever the order in the json.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from public.datasets.annotations import (
     assemble,
     brief_names,
 )
+from public.datasets.coco_columns import CROWD_MARKS, Columns, read_columns
 from public.datasets.defects import Defect, OnDefect, stop
 from public.datasets.folders import word_of_split
 from public.files import read_json
@@ -29,6 +31,19 @@ from public.settings import Name, check
 from public.text import brief, file_named, shorten
 
 SAMPLE = 100  # pictures that are looked for, to find the folder of all
+
+_is_cached = True  # whether large files are read from what an earlier start has kept of them
+
+
+@contextmanager
+def annotation_cache(is_used: bool) -> Iterator[None]:
+    """Within it, sets are read with or without what an earlier start has kept of their json; the result is the same."""
+    global _is_cached
+    before, _is_cached = _is_cached, is_used
+    try:
+        yield
+    finally:
+        _is_cached = before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +90,22 @@ class Coco:
                 json, the config and `class_names` differ.
         """
         path = os.path.join(os.fspath(data_root), self.annotations)
-        content = _load(path)
-        entries, known = {}, {}
-        for kind in ("categories", "images", "annotations"):
-            entries[kind], known[kind] = _usable(path, kind, content[kind], on_defect)
-        images = entries["images"] = _each_once(path, entries["images"], on_defect)
-        annotations = _belonging(path, list(entries["annotations"].values()), entries, known, on_defect)
+        columns = read_columns(path, _is_image, cached=_is_cached)
+        found = _looked_at(path, on_defect) if columns is None else _of_columns(columns)
+        names = {found.categories[category_id]["name"]: category_id for category_id in sorted(found.categories)}
+        if columns is None:
+            names = _unique_names(path, found.categories, on_defect)
         class_names, category_ids = _classes(
-            path,
-            _unique_names(path, entries["categories"], on_defect),
-            annotations,
-            agree_on_classes(self.classes, class_names, f"COCO {self.annotations}"),
+            path, names, found.used, agree_on_classes(self.classes, class_names, f"COCO {self.annotations}")
         )
-        if len(category_ids) < len(entries["categories"]):  # objects of a second category of one name go with it
-            used_ids = set(category_ids)
-            annotations = [item for item in annotations if item["category_id"] in used_ids]
-        if not images:
+        used = found.used & set(category_ids)  # objects of a second category of one name go with it
+        if not found.image_ids:
             raise ValueError(f"{path}: no image to use")
-        warnings = _root_categories(path, entries["categories"], annotations, class_names, on_defect)
-        image_ids = sorted(images)
-        image_root = self._image_root(data_root, path, [images[image_id]["file_name"] for image_id in image_ids])
+        warnings = _root_categories(path, found.categories, used, class_names, on_defect)
+        image_root = self._image_root(data_root, path, found.file_names)
         read = assemble(
-            _written_images(path, [images[image_id] for image_id in image_ids]),
-            _written_objects(annotations, image_ids, category_ids),
+            found.images(path),
+            found.objects(category_ids),
             first_pixel=0,
             image_root=image_root,
             class_names=class_names,
@@ -114,6 +122,78 @@ class Coco:
         if self.images is None:
             return find_pictures(path, names)
         return os.path.join(os.fspath(data_root), self.images)
+
+
+class _Found(NamedTuple):
+    """The usable entries of a json, in which every reference is to another of them."""
+
+    categories: dict  # by id
+    image_ids: list  # sorted
+    file_names: list[str]  # in the order of image_ids
+    used: set  # the ids of categories that have objects
+    images: Callable[[str], WrittenImages]  # of the path
+    objects: Callable[[tuple], WrittenObjects]  # of the ids of the classes, in label order; without those of no class
+
+
+def _looked_at(path: str, on_defect: OnDefect) -> _Found:
+    """The entries one by one, each of which is checked."""
+    content = _load(path)
+    entries, known = {}, {}
+    for kind in ("categories", "images", "annotations"):
+        entries[kind], known[kind] = _usable(path, kind, content[kind], on_defect)
+    images = entries["images"] = _each_once(path, entries["images"], on_defect)
+    annotations = _belonging(path, list(entries["annotations"].values()), entries, known, on_defect)
+    image_ids = sorted(images)
+    ordered = [images[image_id] for image_id in image_ids]
+    return _Found(
+        categories=entries["categories"],
+        image_ids=image_ids,
+        file_names=[image["file_name"] for image in ordered],
+        used={item["category_id"] for item in annotations},
+        images=lambda path: _written_images(path, ordered),
+        objects=lambda ids: _written_objects(annotations, image_ids, ids),
+    )
+
+
+def _of_columns(columns: Columns) -> _Found:
+    """The same of a json in which nothing is unusual."""
+    order = columns.image_ids.argsort(kind="stable")
+    image_ids = columns.image_ids[order]
+    file_names = [columns.names[place] for place in order.tolist()]
+
+    def images(path: str) -> WrittenImages:
+        return WrittenImages(
+            names=[file_named(name) for name in file_names],
+            ids=image_ids.tolist(),
+            heights=columns.heights[order],  # type: ignore[arg-type]  # an array is as good as a list
+            widths=columns.widths[order],  # type: ignore[arg-type]
+            files=[path] * len(file_names),
+        )
+
+    def objects(category_ids: tuple) -> WrittenObjects:
+        classes = np.array(category_ids, dtype=np.int64)
+        by_id = classes.argsort()
+        labels = by_id[np.searchsorted(classes, columns.category_ids, sorter=by_id)] if len(classes) else classes
+        boxes = columns.boxes.copy()
+        boxes[:, 2:] += boxes[:, :2]  # x y width height -> x1 y1 x2 y2
+        return WrittenObjects(
+            image_indices=np.searchsorted(image_ids, columns.owners),  # type: ignore[arg-type]
+            boxes=boxes,
+            labels=labels,  # type: ignore[arg-type]
+            difficult=np.zeros(len(boxes), dtype=bool),  # type: ignore[arg-type]
+            crowd=columns.crowd,  # type: ignore[arg-type]
+            areas=columns.areas,  # type: ignore[arg-type]
+            numbers=columns.numbers.tolist(),
+        )
+
+    return _Found(
+        categories={item["id"]: item for item in columns.categories},
+        image_ids=image_ids.tolist(),
+        file_names=file_names,
+        used=set(np.unique(columns.category_ids).tolist()),
+        images=images,
+        objects=objects,
+    )
 
 
 def find_pictures(path: str, names: Sequence[str]) -> str:
@@ -163,7 +243,6 @@ def _load(path):
 # ------------------------------------------------------------------------------------------------- single entries
 
 NUMBERS = {int, float}  # types; bool, a kind of int for Python, is none of them
-CROWD_MARKS = ("iscrowd", "ignore")  # of an object that is neither to be trained on nor to be found
 FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
@@ -236,6 +315,10 @@ def _is_number(value):
 
 def _value(value):
     return brief(value)
+
+
+def _is_image(item):
+    return _image_problem(item, item["id"], item["file_name"], item["height"], item["width"]) is None
 
 
 def _image_problem(item, image_id, file_name, height, width):
@@ -329,7 +412,7 @@ def _unique_names(path, categories, on_defect):
     return ids
 
 
-def _classes(path, ids, annotations, class_names):
+def _classes(path, ids, used_ids, class_names):
     """(class names, category ids), both in label order.
 
     The names that the config or another set prescribe have to be those of the json; only categories without a single
@@ -337,7 +420,6 @@ def _classes(path, ids, annotations, class_names):
     """
     if class_names is None:
         return tuple(ids), tuple(ids.values())
-    used_ids = {item["category_id"] for item in annotations}
     used = [name for name, category_id in ids.items() if category_id in used_ids]
     unknown = [name for name in used if name not in class_names]
     lacking = [name for name in class_names if name not in ids]
@@ -349,9 +431,8 @@ def _classes(path, ids, annotations, class_names):
     return class_names, tuple(ids[name] for name in class_names)
 
 
-def _root_categories(path, categories, annotations, class_names, on_defect):
+def _root_categories(path, categories, used, class_names, on_defect):
     """A line for each class that is but the parent of others: Roboflow begins its lists with such a category."""
-    used = {item["category_id"] for item in annotations}
     lines = []
     for category_id, category in categories.items():
         name = category["name"]
@@ -382,6 +463,7 @@ def _written_images(path, images):
 def _written_objects(annotations, image_ids, category_ids):
     positions = {image_id: i for i, image_id in enumerate(image_ids)}
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    annotations = [item for item in annotations if item["category_id"] in labels]
     boxes = np.array([item["bbox"] for item in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # x y width height -> x1 y1 x2 y2
     return WrittenObjects(

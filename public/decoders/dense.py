@@ -3,6 +3,8 @@
 Legend: B batch, A anchors or points of all levels, K classes, N detections.
 """
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ class DenseDecoder:
     clips_to_picture = True  # whether boxes in pixels of the original picture are cut off at its borders, after NMS
     is_clipped = False  # whether boxes are cut off at the borders of their picture before NMS
     one_class_a_box = False  # whether a box is a candidate for its best class only (of equal scores the first)
+    lowest_score = 0.0  # detections that score less are left out: see `at_least`
     drops_empty = False  # whether candidates without width or height, once they are clipped, are left out
 
     def __init__(self, *, score_threshold: float, nms_iou: float | None, nms_top_k: int | None, keep_top_k: int | None):
@@ -32,6 +35,12 @@ class DenseDecoder:
         self.nms_iou = nms_iou
         self.nms_top_k = nms_top_k
         self.keep_top_k = keep_top_k
+
+    def at_least(self, score: float) -> "DenseDecoder":
+        """The same decoder, which leaves out what scores less than `score`, and finds the rest bit for bit."""
+        found = copy.copy(self)
+        found.lowest_score = score
+        return found
 
     def level_lengths(self, outputs: Any) -> list[int]:
         """Anchors of each level, for `candidates_of = "level"`: one a cell, unless a detector overrides it."""
@@ -61,7 +70,7 @@ class DenseDecoder:
                 network would find nothing, without a word.
         """
         all_boxes, all_scores = self.decode(outputs)
-        if not (all_boxes.isfinite().all() & all_scores.isfinite().all()):
+        if not _is_finite(all_boxes, all_scores):
             raise ValueError("the network's outputs are NaN or infinite, so its weights are broken; they find nothing")
         if self.is_clipped:
             height, width = outputs.image_size
@@ -69,7 +78,7 @@ class DenseDecoder:
         limits: dict[str, Any] = {"top_k_per_class": self.nms_top_k}
         if self.candidates_of == "level":
             limits = {"top_k_per_level": self.nms_top_k, "level_lengths": self.level_lengths(outputs)}
-        candidate_scores = self.candidate_scores(outputs)
+        candidate_scores = None if self.one_class_a_box else self.candidate_scores(outputs)
         return [
             multiclass_nms(
                 boxes,
@@ -79,10 +88,18 @@ class DenseDecoder:
                 keep_top_k=self.keep_top_k,
                 candidate_scores=None if candidate_scores is None else candidate_scores[image],
                 drop_empty=self.drops_empty,
+                one_class_a_box=self.one_class_a_box,
+                lowest_score=self.lowest_score,
                 **limits,
             )
             for image, (boxes, scores) in enumerate(zip(all_boxes, all_scores))
         ]
+
+
+def _is_finite(*values: torch.Tensor) -> bool:
+    """Whether all numbers are finite.  Their sum tells it in a fraction of the time, but where it overflows."""
+    total = torch.stack([value.detach().sum() for value in values]).sum()
+    return math.isfinite(total.item()) or all(bool(value.isfinite().all()) for value in values)
 
 
 def best_class_only(scores: torch.Tensor) -> torch.Tensor:

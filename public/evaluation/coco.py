@@ -1,8 +1,8 @@
-"""The COCO detection metric, computed by pycocotools, and COCO's results file.
+"""The COCO detection metric, computed by pycocotools or by hotcoco, whose arrays are equal, and COCO's results file.
 
 Source: Lin et al., "Microsoft COCO: Common Objects in Context", arXiv 1405.0312; the twelve numbers are defined by the
 evaluation code of https://cocodataset.org, which pycocotools is.  Nothing of the metric is computed anew here: the
-annotations and detections are handed to pycocotools in memory, and its result arrays are averaged as it averages them.
+annotations and detections are handed to it in memory (`engines.py`), and its result arrays are averaged as it averages them.
 
 What that means in detail:
 
@@ -17,18 +17,15 @@ What that means in detail:
   file), where pycocotools says -1: it is not mistaken for a result, and a mean over it fails.
 """
 
-import contextlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from public.evaluation.detections import ImageDetections, check_detections
+from public.evaluation.engines import CocoArrays, coco_arrays, plain_list, result_rows
 from public.files import write_text
 
 # name: (is it a precision?, IoU threshold or None for the mean over all ten, area range, limit on detections or None
@@ -76,48 +73,12 @@ def evaluate_coco(annotations, detections: Sequence[ImageDetections], *, max_det
     """
     if max_detections < 100:
         raise ValueError(f"max_detections is {max_detections}; AR100 needs at least 100, COCO's own value.")
-    evaluation = accumulate(annotations, detections, limits=(1, 10, 100, max_detections))
-    metrics: dict[str, Any] = {name: _mean_of(evaluation, *selection) for name, selection in COCO_METRICS.items()}
-    metrics["class_AP"] = _class_ap(evaluation, annotations)
+    check_detections(annotations, detections)
+    arrays = coco_arrays(annotations, detections, limits=(1, 10, 100, max_detections))
+    metrics: dict[str, Any] = {name: _mean_of(arrays, *selection) for name, selection in COCO_METRICS.items()}
+    metrics["class_AP"] = _class_ap(arrays, annotations)
     metrics["max_detections"] = max_detections
     return metrics
-
-
-def accumulate(
-    annotations, detections: Sequence[ImageDetections], *, limits: Sequence[int], all_areas_only: bool = False
-) -> COCOeval:
-    """pycocotools' evaluation of a detection set, after its `evaluate` and `accumulate`.
-
-    Args:
-        annotations: an `Annotations`.
-        detections: one entry for each image of `annotations`, in any order.
-        limits: how many detections of a class count in an image; `eval` has an axis for them, by rising limit.
-        all_areas_only: leaves out the small, medium and large objects' own numbers, which takes a quarter of the time.
-
-    Raises:
-        ValueError: the detection set is malformed.
-    """
-    check_detections(annotations, detections)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        evaluation = COCOeval(_ground_truth(annotations), _results(annotations, detections), iouType="bbox")
-        evaluation.params.maxDets = sorted(set(limits))
-        if all_areas_only:
-            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
-def class_positions(evaluation: COCOeval, annotations) -> list[int]:
-    """Where each class of `annotations`, in their order, stands on the axis of classes of pycocotools' arrays."""
-    position = {number: k for k, number in enumerate(np.asarray(evaluation.params.catIds).tolist())}
-    return [position[number] for number in _ranks(annotations.category_ids)]
-
-
-def boxes_xywh(boxes: np.ndarray) -> np.ndarray:
-    """x1 y1 x2 y2 (n, 4) to x1 y1 width height, float64 (n, 4)."""
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def write_coco_json(path: str | Path, annotations, detections: Sequence[ImageDetections]) -> None:
@@ -137,7 +98,7 @@ def write_coco_json(path: str | Path, annotations, detections: Sequence[ImageDet
     """
     check_detections(annotations, detections)
     detections = sorted(detections, key=lambda image: image.index)
-    rows = _result_rows(detections, _plain_list(annotations.image_ids), _plain_list(annotations.category_ids))
+    rows = result_rows(detections, plain_list(annotations.image_ids), plain_list(annotations.category_ids))
     write_text(path, json.dumps(rows, allow_nan=False))
 
 
@@ -153,92 +114,21 @@ def format_coco(metrics: dict) -> str:
     return "\n".join(lines)
 
 
-def _ground_truth(annotations) -> COCO:
-    """`annotations` as pycocotools holds a COCO annotation file."""
-    image_ids, category_ids = _ranks(annotations.image_ids), _ranks(annotations.category_ids)
-    image_of_object = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
-    objects = zip(
-        image_of_object.tolist(),
-        annotations.labels.tolist(),
-        boxes_xywh(annotations.boxes).tolist(),
-        annotations.areas.tolist(),
-        annotations.crowd.tolist(),
-    )
-    rows = [
-        # numbers from 1: pycocotools takes a match with the object of number 0 for no match
-        {
-            "id": number,
-            "image_id": image_ids[image],
-            "category_id": category_ids[label],
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        for number, (image, label, box, area, crowd) in enumerate(objects, start=1)
-    ]
-    return _indexed(annotations, rows)
-
-
-def _results(annotations, detections: Sequence[ImageDetections]) -> COCO:
-    """`detections` as pycocotools holds them after `COCO.loadRes`, without the outlines that boxes do not need."""
-    rows = _result_rows(detections, _ranks(annotations.image_ids), _ranks(annotations.category_ids))
-    for number, row in enumerate(rows, start=1):
-        row |= {"id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-    return _indexed(annotations, rows)
-
-
-def _indexed(annotations, rows: list[dict]) -> COCO:
-    """A pycocotools data set of the images and classes of `annotations`, with `rows` as its objects."""
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": number} for number in _ranks(annotations.image_ids)],
-        "categories": [
-            {"id": number, "name": name}
-            for number, name in zip(_ranks(annotations.category_ids), annotations.class_names)
-        ],
-        "annotations": rows,
-    }
-    coco.createIndex()
-    return coco
-
-
-def _result_rows(detections: Sequence[ImageDetections], image_ids: list, category_ids: list) -> list[dict]:
-    """The rows of a COCO results file, image by image in the order of `detections`, with these ids."""
-    return [
-        {"image_id": image_ids[image.index], "category_id": category_ids[label], "bbox": box, "score": score}
-        for image in detections
-        for box, score, label in zip(boxes_xywh(image.boxes).tolist(), image.scores.tolist(), image.labels.tolist())
-    ]
-
-
-def _ranks(ids) -> list[int]:
-    """The rank of each id among all of them, from 1."""
-    rank = {plain: number for number, plain in enumerate(sorted(_plain_list(ids)), start=1)}
-    return [rank[plain] for plain in _plain_list(ids)]
-
-
-def _plain_list(ids) -> list:
-    """Ids of an `Annotations` as a list of Python's own ints or strs, which JSON can hold, each as it is."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-
-
-def _mean_of(evaluation: COCOeval, is_precision: bool, threshold, area: str, limit) -> float | None:
-    """One of the twelve numbers from pycocotools' arrays; the arguments are a value of `COCO_METRICS`."""
-    params = evaluation.params
-    thresholds = slice(None) if threshold is None else np.isclose(params.iouThrs, threshold)
-    area_index = params.areaRngLbl.index(area)
-    limit_index = -1 if limit is None else params.maxDets.index(limit)
-    # precision: (IoU thresholds, recall levels, classes, areas, limits); recall: the same without the recall levels
-    values = evaluation.eval["precision" if is_precision else "recall"][thresholds, ..., area_index, limit_index]
+def _mean_of(arrays: CocoArrays, is_precision: bool, threshold, area: str, limit) -> float | None:
+    """One of the twelve numbers; the arguments are a value of `COCO_METRICS`."""
+    thresholds = slice(None) if threshold is None else np.isclose(arrays.iou_thresholds, threshold)
+    area_index = arrays.areas.index(area)
+    limit_index = -1 if limit is None else arrays.limits.index(limit)
+    values = (arrays.precision if is_precision else arrays.recall)[thresholds, ..., area_index, limit_index]
     return _mean_of_defined(values)
 
 
-def _class_ap(evaluation: COCOeval, annotations) -> dict[str, float | None]:
+def _class_ap(arrays: CocoArrays, annotations) -> dict[str, float | None]:
     """The AP of each class over all areas, by name in the order of the classes."""
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    precision = arrays.precision[:, :, :, 0, -1]
     return {
         name: _mean_of_defined(precision[:, :, position])
-        for name, position in zip(annotations.class_names, class_positions(evaluation, annotations))
+        for name, position in zip(annotations.class_names, arrays.positions)
     }
 
 

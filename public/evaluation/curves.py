@@ -1,6 +1,6 @@
-"""Precision over recall, and the score threshold with the best F1, for each class; by pycocotools' own matching.
+"""Precision over recall, and the score threshold with the best F1, for each class; by COCO's own matching.
 
-The curves are pycocotools' `precision` array, precision at the 101 recall levels 0, 0.01, ..., 1, each the highest
+The curves are COCO's `precision` array, precision at the 101 recall levels 0, 0.01, ..., 1, each the highest
 precision at that recall or more; their mean is the class's AP at this IoU, as `evaluate_coco` gives it.  Crowds are left
 out and Pascal VOC's difficult objects count, as in all of COCO's numbers (see `coco.py`).
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
-from public.evaluation.coco import accumulate, class_positions
-from public.evaluation.detections import ImageDetections
+from public.evaluation.coco_matching import Matched, match_classes
+from public.evaluation.detections import ImageDetections, check_detections
+from public.evaluation.engines import CocoArrays, coco_arrays
 
 CURVE_IOUS = (0.50, 0.75)  # the IoU thresholds whose curves are drawn
 MAX_DETECTIONS = 100  # of a class in an image, as in `evaluate_coco`
@@ -68,19 +68,20 @@ def compute_curves(annotations, detections: Sequence[ImageDetections]) -> Curves
     Raises:
         ValueError: the detection set is malformed.
     """
-    evaluation = accumulate(annotations, detections, limits=(MAX_DETECTIONS,), all_areas_only=True)
-    iou_indices = [int(np.flatnonzero(np.isclose(evaluation.params.iouThrs, iou))[0]) for iou in CURVE_IOUS]
-    ranked = [_ranked(evaluation, position, iou_indices) for position in class_positions(evaluation, annotations)]
+    check_detections(annotations, detections)
+    arrays = coco_arrays(annotations, detections, limits=(MAX_DETECTIONS,), all_areas_only=True)
+    iou_indices = [int(np.flatnonzero(np.isclose(arrays.iou_thresholds, iou))[0]) for iou in CURVE_IOUS]
+    ious = arrays.iou_thresholds[iou_indices].tolist()
+    matched = match_classes(annotations, detections, ious=ious, max_detections=MAX_DETECTIONS)
+    bounds = np.searchsorted(matched.labels, np.arange(len(annotations.class_names) + 1))
     classes = [
-        _class_curve(evaluation, name, position, iou_indices, part)
-        for name, position, part in zip(annotations.class_names, class_positions(evaluation, annotations), ranked)
+        _class_curve(arrays, name, position, iou_indices, _ranked(matched, label, slice(*bounds[label : label + 2])))
+        for label, (name, position) in enumerate(zip(annotations.class_names, arrays.positions))
     ]
     best = []
-    for i in range(len(CURVE_IOUS)):
-        scores = np.concatenate([part.scores[i] for part in ranked])
-        is_right = np.concatenate([part.is_right[i] for part in ranked])
-        best.append(best_point(scores, is_right, sum(part.num_objects for part in ranked)))
-    return Curves(evaluation.params.recThrs, classes, tuple(best))
+    for is_right, counts in zip(matched.is_right, matched.counts):
+        best.append(best_point(matched.scores[counts], is_right[counts], int(matched.num_objects.sum())))
+    return Curves(arrays.recall_levels, classes, tuple(best))
 
 
 def best_point(scores: np.ndarray, is_right: np.ndarray, num_objects: int) -> OperatingPoint | None:
@@ -116,23 +117,18 @@ class _Ranked(NamedTuple):
     num_objects: int
 
 
-def _ranked(evaluation: COCOeval, position: int, iou_indices: list[int]) -> _Ranked:
-    """What pycocotools matched for the class at `position`, over all images."""
-    num_images = len(evaluation.params.imgIds)
-    images = evaluation.evalImgs[position * num_images : (position + 1) * num_images]  # there is one area range
-    images = [image for image in images if image is not None]
-    if not images:
-        empty = [np.zeros(0) for _ in iou_indices]
-        return _Ranked(empty, [part.astype(bool) for part in empty], 0)
-    scores = np.concatenate([image["dtScores"] for image in images])
-    matches = np.concatenate([image["dtMatches"] for image in images], axis=1)[iou_indices] > 0
-    counts = ~np.concatenate([image["dtIgnore"] for image in images], axis=1)[iou_indices].astype(bool)
-    num_objects = sum(int(np.count_nonzero(image["gtIgnore"] == 0)) for image in images)
-    return _Ranked([scores[row] for row in counts], [m[row] for m, row in zip(matches, counts)], num_objects)
+def _ranked(matched: Matched, label: int, part: slice) -> _Ranked:
+    """The class `label`, whose detections are a part of all."""
+    rows = list(zip(matched.is_right[:, part], matched.counts[:, part]))
+    return _Ranked(
+        scores=[matched.scores[part][counts] for _, counts in rows],
+        is_right=[is_right[counts] for is_right, counts in rows],
+        num_objects=int(matched.num_objects[label]),
+    )
 
 
-def _class_curve(evaluation: COCOeval, name: str, position: int, iou_indices: list[int], ranked: _Ranked) -> ClassCurve:
-    whole = evaluation.eval["precision"][:, :, position, 0, 0]  # (T, R)
+def _class_curve(arrays: CocoArrays, name: str, position: int, iou_indices: list[int], ranked: _Ranked) -> ClassCurve:
+    whole = arrays.precision[:, :, position, 0, 0]  # (T, R)
     has_objects = ranked.num_objects > 0
     return ClassCurve(
         name=name,
@@ -141,6 +137,6 @@ def _class_curve(evaluation: COCOeval, name: str, position: int, iou_indices: li
         precision=whole[iou_indices] if has_objects else np.full((len(iou_indices), whole.shape[1]), np.nan),
         ap=float(np.mean(whole)) if has_objects else None,
         ap_at=tuple(float(np.mean(whole[i])) if has_objects else None for i in iou_indices),
-        max_recall=float(evaluation.eval["recall"][iou_indices[0], position, 0, 0]) if has_objects else None,
+        max_recall=float(arrays.recall[iou_indices[0], position, 0, 0]) if has_objects else None,
         best=tuple(best_point(s, r, ranked.num_objects) for s, r in zip(ranked.scores, ranked.is_right)),
     )

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from public.evaluation.coco import boxes_xywh
 from public.evaluation.detections import ImageDetections, check_detections
+from public.evaluation.engines import boxes_xywh
 
 MATCH_IOU = 0.5
 
@@ -132,16 +132,14 @@ def _match_image(objects, found: ImageDetections, score_threshold: float) -> Ima
     is_counted = ~(objects.difficult | objects.crowd)
     overlaps = _overlaps(found.boxes[kept], objects.boxes, objects.crowd)  # (n, N)
 
+    reaches = overlaps >= MATCH_IOU
     match = np.full(len(kept), -1)
-    is_left_out = np.zeros(len(kept), dtype=bool)
     is_free = is_counted.copy()
-    for number, row in enumerate(overlaps):
-        reaches = row >= MATCH_IOU
-        if (reaches & is_free).any():
-            match[number] = np.argmax(np.where(is_free, row, -1.0))
+    for number in np.flatnonzero((reaches & is_counted).any(axis=1)):  # the others have nothing to choose from
+        if (reaches[number] & is_free).any():
+            match[number] = np.argmax(np.where(is_free, overlaps[number], -1.0))
             is_free[match[number]] = False
-        else:
-            is_left_out[number] = (reaches & ~is_counted).any()
+    is_left_out = (match < 0) & (reaches & ~is_counted).any(axis=1)
     return ImageMatches(
         index=found.index,
         kept=kept,

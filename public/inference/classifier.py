@@ -57,7 +57,7 @@ class TrainedClassifier:
         starts = range(0, len(images), batch_size)
         return [found for i in starts for found in self._batch(images[i : i + batch_size], count)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _batch(self, images: Sequence[str | Path | np.ndarray], count: int) -> list[dict[str, Any]]:
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1")

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from public.models.recompute import recomputed
+
 
 def check_drop_path(drop_path: float) -> float:
     """`drop_path`, the rate of stochastic depth, if it is a probability and not a certainty.
@@ -37,6 +39,7 @@ class Backbone(nn.Module):
 
     Attributes:
         out_channels, out_strides: of the maps that it returns, those of all stages at first.
+        recomputes: whether training keeps what lies between stem and stages only: see `public.models.recompute`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Backbone(nn.Module):
         input_layer: str,
     ):
         super().__init__()
+        self.recomputes = False
         if not len(stages) == len(channels) == len(strides):
             raise ValueError(
                 f"{len(stages)} stages, {len(channels)} channels and {len(strides)} strides do not belong together"
@@ -81,10 +85,11 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        x = self.stem(images)
+        recomputes = self.recomputes and self.training and torch.is_grad_enabled()
+        x = recomputed(self.stem, images) if recomputes else self.stem(images)
         maps = []
         for stage, stride in zip(self.stages, self.strides):
-            x = stage(x)
+            x = recomputed(stage, x) if recomputes else stage(x)
             if stride in self.out_strides:
                 maps.append(x)
         return maps

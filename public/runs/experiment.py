@@ -4,6 +4,7 @@ Training, evaluation, detection and every other tool go through `load_experiment
 also where an experiment's folder has a model, a loss or settings of its own.
 """
 
+import ast
 import importlib
 import os
 import re
@@ -149,3 +150,8 @@ def find_data_root(option: str | None) -> Path:
             "ENCORE_DATA_ROOT (the built-in set: python -m public.datasets.shapes)"
         )
     return path.resolve()
+
+
+def recipe_card(experiment: Experiment) -> str:
+    """The docstring of the experiment's config.py."""
+    return ast.get_docstring(ast.parse((experiment.folder / "config.py").read_bytes())) or experiment.name

@@ -17,6 +17,7 @@ from public.datasets.pictures import load_picture
 from public.decoders.dense import clips_to_picture
 from public.evaluation.coco import AREA_RANGES, COCO_METRICS, evaluate_coco, format_coco
 from public.evaluation.detections import ImageDetections, format_class_table, merge
+from public.evaluation.engines import described
 from public.evaluation.voc import evaluate_voc
 from public.input import ImageError, to_image
 from public.loading.detection import (
@@ -240,7 +241,7 @@ class DetectionTask(BaseTask):
             f"Average inference time: {metrics['forward_ms'] + metrics['nms_ms']:.2f} ms"
         ]
         if "coco" in self.config.metrics:
-            lines += [format_coco(metrics), format_class_table(metrics)]
+            lines += [format_coco(metrics), f" by {described()}", format_class_table(metrics)]
         lines += [f"{n}: {metrics[n]:.6f}" for n in ("voc_AP50", "voc07_AP50") if metrics.get(n) is not None]
         skipped = self.skipped_lines()
         if skipped:

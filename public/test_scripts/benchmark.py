@@ -278,7 +278,7 @@ def _normalised(subject: Subject, batch: np.ndarray, geometries: list[Geometry])
     return images.contiguous(memory_format=subject.memory_format) if torch.is_tensor(images) else images
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _forward(subject: Subject, images: Any) -> Any:
     with torch.autocast(subject.device.type, dtype=torch.bfloat16, enabled=subject.is_bf16):
         return subject.model(images)

@@ -19,6 +19,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from public import commands, drawing
+from public.decoding import nobody_listens
 from public.inference import video
 from public.inference.detector import Detector
 from public.inference.places import open_detector
@@ -79,6 +81,7 @@ def detect(arguments: argparse.Namespace) -> Results:
             "headless build; --output FOLDER records without a window"
         )
     detector, weights = open_detector(arguments.experiment, arguments.weights, arguments.device)
+    detector = detector.fused()
     results = Results(
         class_names=detector.class_names,
         source=arguments.source,
@@ -142,41 +145,76 @@ def _draw(image: np.ndarray, found: dict, detector: Detector, min_side: int | No
 
 
 def _detect_images(arguments: argparse.Namespace, detector: Detector, results: Results) -> None:
-    """One image, or those of a folder."""
+    """One image, or those of a folder: the next ones are read and the last ones drawn while the network is at work."""
     source = Path(arguments.source)
     root = source if source.is_dir() else source.parent
     images = find_images(source, recursive=arguments.recursive, leave_out=arguments.output)
     outputs = [] if arguments.no_drawing else [_drawing_path(path, root, arguments.output) for path in images]
     _refuse_overwriting([*outputs, arguments.json], images)
+    parts = [images[start : start + arguments.batch_size] for start in range(0, len(images), arguments.batch_size)]
+    places = {} if arguments.no_drawing else dict(zip(images, outputs))
     try:
-        with tqdm(total=len(images), unit="image", disable=None) as progress:
-            for start in range(0, len(images), arguments.batch_size):
-                part = images[start : start + arguments.batch_size]
-                for path, image, found in _detect_files(part, detector, results, arguments.score_threshold):
-                    results.add(found, height=image.shape[0], width=image.shape[1], file=str(path))
-                    if not arguments.no_drawing:
-                        _save(
-                            _drawing_path(path, root, arguments.output), _draw(image, found, detector, drawing.MIN_SIDE)
-                        )
-                progress.update(len(part))
+        with (
+            tqdm(total=len(images), unit="image", disable=None) as progress,
+            ThreadPoolExecutor(1) as reading,
+            ThreadPoolExecutor(1) as drawing_thread,
+        ):
+            drawn = None
+            for part, read in zip(parts, _read_ahead(reading, parts)):
+                pictures = _told_unreadable(read, results)
+                found = detector.many(
+                    list(pictures.values()), arguments.score_threshold, batch_size=arguments.batch_size
+                )
+                for (path, image), one in zip(pictures.items(), found):
+                    results.add(one, height=image.shape[0], width=image.shape[1], file=str(path))
+                if drawn is not None:
+                    drawn.result()
+                drawn = drawing_thread.submit(_draw_all, pictures, found, detector, places)
+                with nobody_listens():
+                    progress.update(len(part))
+            if drawn is not None:
+                drawn.result()
     except KeyboardInterrupt:
         results.is_stopped = True
     if outputs and results.num_read > 0:
         print(f"drawn to {(outputs[0] if source.is_file() else arguments.output).resolve()}")
 
 
-def _detect_files(
-    paths: list[Path], detector: Detector, results: Results, score_threshold: float
-) -> Iterator[tuple[Path, np.ndarray, dict]]:
-    """(path, image, what was found) of each file; one that cannot be read is noted in `results` and left out."""
-    read = []
+def _read_ahead(reading: Executor, parts: list[list[Path]]) -> Iterator[dict[Path, np.ndarray | ImageError]]:
+    """The pictures of each part, or why they cannot be read; while a part is used the next one is read."""
+    coming = reading.submit(_read, parts[0])
+    for following in [*parts[1:], None]:
+        read = coming.result()
+        if following is not None:
+            coming = reading.submit(_read, following)
+        yield read
+
+
+def _read(paths: list[Path]) -> dict[Path, np.ndarray | ImageError]:
+    read: dict[Path, np.ndarray | ImageError] = {}
     for path in paths:
         try:
-            read.append((path, read_image(path)))
+            read[path] = read_image(path)
         except ImageError as error:
-            results.add_unreadable(str(path), str(error))
-    found = detector.many([image for _, image in read], score_threshold, batch_size=len(paths))
-    yield from ((path, image, one) for (path, image), one in zip(read, found))
+            read[path] = error
+    return read
+
+
+def _told_unreadable(read: dict[Path, np.ndarray | ImageError], results: Results) -> dict[Path, np.ndarray]:
+    """The pictures that could be read; the others are noted in `results`."""
+    for path, picture in read.items():
+        if isinstance(picture, ImageError):
+            results.add_unreadable(str(path), str(picture))
+    return {path: picture for path, picture in read.items() if not isinstance(picture, ImageError)}
+
+
+def _draw_all(
+    pictures: dict[Path, np.ndarray], found: list[dict], detector: Detector, places: dict[Path, Path]
+) -> None:
+    """Draws what was found into copies of the pictures; `places` says where they go, {}: nowhere."""
+    for (path, image), one in zip(pictures.items(), found):
+        if path in places:
+            _save(places[path], _draw(image, one, detector, drawing.MIN_SIDE))
 
 
 def _drawing_path(path: Path, root: Path, output: Path) -> Path:

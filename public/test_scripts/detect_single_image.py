@@ -32,7 +32,7 @@ def detect(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{output} is the image itself and would be overwritten; name another file by --output")
     image = read_image(arguments.image)
     detector, _ = open_detector(arguments.experiment, arguments.weights, arguments.device)
-    found = detector(image, arguments.score_threshold)
+    found = detector.fused()(image, arguments.score_threshold)
     print(f"{arguments.image}: {len(found['names'])} objects with a score of at least {arguments.score_threshold:g}")
     for box, score, name in zip(found["boxes"], found["scores"], found["names"]):
         print(f"  {name:<16} {score:.3f}  " + " ".join(f"{value:.1f}" for value in box))

@@ -72,8 +72,9 @@ class ModelEMA:
         old, new = _tensors(self.model, ()), _tensors(model, self._lent)
         averaged = [i for i, tensor in enumerate(old) if tensor.is_floating_point()]
         torch._foreach_lerp_([old[i] for i in averaged], [new[i] for i in averaged], share)
-        for i in set(range(len(old))) - set(averaged):  # counters
-            old[i].copy_(new[i])
+        counters = [i for i, tensor in enumerate(old) if not tensor.is_floating_point()]
+        if counters:
+            torch._foreach_copy_([old[i] for i in counters], [new[i] for i in counters])
 
     def _next_share(self) -> float:
         """The share that the present weights get in the average, counted as one more update."""

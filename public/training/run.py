@@ -1,6 +1,5 @@
 """`python train.py`: from the command line to a finished run."""
 
-import ast
 import contextlib
 import signal
 import sys
@@ -13,15 +12,17 @@ import torch
 from public import command_line, random_streams
 from public.checkpoint_files import digest
 from public.config import TrainingConfig, replace
+from public.datasets.coco import annotation_cache
 from public.files import write_text
 from public.loading.workers import forbid_global_random
+from public.models.recompute import recompute_backbones
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
 from public.parts import decide_lent, own_parameters, state_of, used_part
 from public.precision import place, slow_on
 from public.runs import manifest
 from public.runs.checkpoint import has_checkpoint
-from public.runs.experiment import Experiment, find_data_root, load_experiment
+from public.runs.experiment import Experiment, find_data_root, load_experiment, recipe_card
 from public.runs.opening import Opening, open_on_rank_0
 from public.runs.run_folder import RunFolder
 from public.runs.starting_experiment import best_weights, described, named_experiment
@@ -43,7 +44,7 @@ def main(file: str) -> None:
     """Trains the experiment in whose folder `file` lies."""
     let_everything_be_printed()
     experiment = load_experiment(Path(file).resolve().parent)
-    parsed = command_line.parse(experiment.config, _recipe_card(experiment), sys.argv[1:])
+    parsed = command_line.parse(experiment.config, recipe_card(experiment), sys.argv[1:])
     try:
         device = processes.choose_device(parsed.options.device)
         processes.check_launcher()
@@ -147,7 +148,8 @@ def _prepare(
     try:
         check_compile(config.compile, config.deterministic)
         data_root = find_data_root(options.data_root)
-        task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
+        with annotation_cache(not options.no_annotation_cache):
+            task = make_task(config, data_root=data_root, device=device, limit_images=options.limit_images)
         task.check_batches()
         state, notes = build_state(config, device, task.class_names)
         task.teacher = getattr(state.model, "teacher_file", None)
@@ -175,6 +177,8 @@ def build_state(
     notes.append(f"{total:,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     if config.sync_batchnorm and collectives.is_distributed():
         convert_sync_batchnorm(model)
+    if config.recompute_activations:
+        notes.append(_recompute(model, config))
     model = place(model, device, channels_last=config.channels_last)
     state = TrainingState(
         model=model,
@@ -195,6 +199,23 @@ def _load_starting_weights(
     if prepare:
         model.load_state_dict(prepare(bare).state_dict())
     return lines
+
+
+def _recompute(model: torch.nn.Module, config: TrainingConfig) -> str:
+    """Lets the backbones compute their activations twice; a line for the log.
+
+    Raises:
+        ValueError: the network has no `Backbone`, or what it would be used with is not known to keep the bits.
+    """
+    if config.compile or (config.sync_batchnorm and collectives.is_distributed()):
+        name = "compile" if config.compile else "sync_batchnorm"
+        raise ValueError(f"recompute_activations and {name} are both true; together they are not known to be exact")
+    count = recompute_backbones(model, True)
+    if not count:
+        raise ValueError(
+            f"recompute_activations is true, but {type(model).__name__} has no Backbone whose stages it means"
+        )
+    return f"activations inside {count} backbone(s) are computed again in the backward pass"
 
 
 def _load_teacher(model: Any, config: TrainingConfig, class_names: tuple[str, ...] | None) -> list[str]:
@@ -273,8 +294,3 @@ def _check_equal_weights(state: TrainingState) -> None:
     different = [rank for rank, value in enumerate(digests) if value != digests[0]]
     if different:
         raise RuntimeError(f"ranks {different} start from other weights than rank 0; are their packages the same?")
-
-
-def _recipe_card(experiment: Experiment) -> str:
-    """The docstring of the experiment's config.py."""
-    return ast.get_docstring(ast.parse((experiment.folder / "config.py").read_bytes())) or experiment.name

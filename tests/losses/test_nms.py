@@ -1,10 +1,15 @@
 """Non-maximum suppression against a plain loop over boxes."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from public.decoders.dense import DenseDecoder
-from public.decoders.nms import multiclass_nms
+from benchmarks import former_nms
+from public.decoders import nms
+from public.decoders.dense import DenseDecoder, best_class_only
+from public.decoders.nms import GROUP_OF_PAIRS, multiclass_nms
 from public.families import PUBLISHED
 from public.models.detectors.ppyoloe import PPYOLOEOutputs
 
@@ -154,6 +159,20 @@ def test_boxes_without_area_are_left_out_on_demand():
     assert len(pairs(detect(boxes, scores))) == 3
 
 
+@pytest.mark.parametrize("lowest", [0.1, 0.5, 0.77, 1.0, float(np.float32(0.3)) + 1e-9])
+@pytest.mark.parametrize("chosen_by", ["score", "another"])
+@pytest.mark.parametrize("limits", [{"top_k_per_class": 5}, {"top_k_per_level": 9, "level_lengths": (60, 40, 20)}])
+def test_what_scores_too_little_can_be_left_out_at_once(lowest, chosen_by, limits):
+    """As if it were left out of what is found without the limit; equal scores of a limit stay."""
+    boxes, scores = random_boxes(120, 4, 0)
+    other = random_boxes(120, 4, 1)[1] if chosen_by == "another" else None
+    settings = {"score_threshold": 0.3, "iou_threshold": 0.5, "keep_top_k": 30, "candidate_scores": other, **limits}
+    every = multiclass_nms(boxes, scores, **settings)
+    found = multiclass_nms(boxes, scores, lowest_score=lowest, **settings)
+    for name, values in found.items():
+        assert torch.equal(values, every[name][every["scores"] >= lowest]), name
+
+
 class Fixed(DenseDecoder):
     """Boxes and scores that are given."""
 
@@ -196,3 +215,87 @@ def test_boxes_are_cut_off_at_the_borders_of_their_picture_before_nms():
     assert [found["boxes"].tolist() for found in decoder(outputs, regions)] == [both, [[2.0, 3.0, 12.0, 12.0]]]
     plain = Fixed(score_threshold=0.3, nms_iou=0.5, nms_top_k=10, keep_top_k=10)
     assert [found["boxes"].tolist() for found in plain(outputs, regions)] == [boxes[0].tolist()] * 2
+
+
+LEVELS = (60, 40, 20)  # anchors
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"keep_top_k": None},
+        {"keep_top_k": 3, "top_k_per_class": None},
+        {"top_k_per_class": 9},
+        {"top_k_per_class": None, "top_k_per_level": 30, "level_lengths": LEVELS},
+        {"top_k_per_level": 15, "level_lengths": LEVELS, "drop_empty": True, "keep_top_k": 4},
+        {"iou_threshold": None, "keep_top_k": 7},
+        {"score_threshold": 0.99},
+        {"score_threshold": 1.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chosen_by", ["score", "another", "its best class"])
+def test_equals_what_it_was_bit_for_bit(seed, changes, chosen_by):
+    """The code before it was made fast, on crowded boxes with ties of scores and of IoUs; few and many of a class."""
+    num_classes = (1, 2, 7, 40)[seed]
+    boxes, scores = random_boxes(sum(LEVELS), num_classes, seed)
+    boxes[::7, 2] = boxes[::7, 0]  # without width
+    if seed % 2:
+        boxes += torch.rand(boxes.shape, generator=torch.Generator().manual_seed(seed)) / 3
+    settings = {"score_threshold": 0.1, "iou_threshold": 0.4, "top_k_per_class": 100, "keep_top_k": 20, **changes}
+    other = {"score": None, "another": random_boxes(sum(LEVELS), num_classes, seed + 50)[1]}
+    other["its best class"] = best_class_only(scores[None])[0]
+    expected = former_nms.multiclass_nms(boxes, scores, candidate_scores=other[chosen_by], **settings)
+    if chosen_by == "its best class":
+        found = multiclass_nms(boxes, scores, one_class_a_box=True, **settings)
+    else:
+        found = multiclass_nms(boxes, scores, candidate_scores=other[chosen_by], **settings)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        assert torch.equal(found[name], values), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_iou_is_torchvisions_to_the_last_bit(dtype):
+    """The threshold is each pair's own IoU: the worse box stays, and goes by the number next to it."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(300, 2, 2, generator=generator, dtype=dtype) * 12
+    boxes = torch.cat([corners, corners + 20 + 40 * torch.rand(300, 2, 2, generator=generator, dtype=dtype)], -1)
+    (a, b), sizes = boxes.unbind(1), (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    common = sides.prod(-1)
+    ious = (common / (sizes.sum(1) - common)).double()
+    for pair, iou in zip(boxes, ious.tolist()):
+        for threshold, count in ((iou, 2), (math.nextafter(iou, 0), 1)):
+            limits = {"score_threshold": 0.0, "iou_threshold": threshold, "keep_top_k": None}
+            scores = torch.tensor([[0.9], [0.8]], dtype=dtype)
+            assert len(multiclass_nms(pair, scores, **limits)["anchors"]) == count
+            assert len(former_nms.multiclass_nms(pair, scores, **limits)["anchors"]) == count
+
+
+def test_a_chain_of_boxes_is_settled_to_its_end():
+    """Each removes the next alone, so that every second one stays, as far as a class is compared in pairs."""
+    starts = torch.arange(GROUP_OF_PAIRS).float() * 4
+    boxes = torch.stack([starts, torch.zeros_like(starts), starts + 10, torch.full_like(starts, 9.0)], 1)  # IoU 6 / 14
+    scores = torch.linspace(0.9, 0.2, len(starts))[:, None]
+    found = multiclass_nms(boxes, scores, score_threshold=0.1, iou_threshold=0.4, keep_top_k=None)
+    assert found["anchors"].tolist() == list(range(0, GROUP_OF_PAIRS, 2))
+
+
+def test_only_the_beginning_of_the_candidates_is_sorted(monkeypatch):
+    """An untrained network: every score of every class is above the threshold, and few are looked at."""
+    looked_at = []
+    monkeypatch.setattr(nms, "_survivors", lambda boxes, *rest: looked_at.append(len(boxes)) or np.arange(len(boxes)))
+    scores = torch.rand(500, 20, generator=torch.Generator().manual_seed(0)) / 2 + 0.4
+    boxes, _ = random_boxes(500, 1, 0)
+    multiclass_nms(boxes, scores, score_threshold=0.1, iou_threshold=0.5, keep_top_k=10)
+    assert looked_at == [40]
+
+
+def test_finite_outputs_whose_sum_overflows_are_none_of_a_broken_network():
+    decoder = Fixed(score_threshold=0.3, nms_iou=0.5, nms_top_k=10, keep_top_k=10)
+    boxes = torch.full((1, 3, 4), 3e38)
+    assert len(decoder((boxes, torch.full((1, 3, 1), 0.5)))[0]["scores"]) == 3

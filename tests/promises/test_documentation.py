@@ -145,6 +145,7 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
         "tests/export/test_quantise.py::test_the_command_writes_both_files_and_ends_with_its_own_status"
     ),
     "./test.sh exported/NAME.onnx": "tests/export/test_command.py::test_test_sh_takes_the_file",
+    "make benchmark": "tests/scripts/test_benchmark_report.py::test_the_page_holds_figures_limits_and_what_failed",
     "make demo": "tests/promises/test_documentation.py::test_the_demo_is_made_of_what_is_run_here",
 }
 # Not commands of a test: the suite itself and its set-up, which CI types; moving between folders; tools of others.

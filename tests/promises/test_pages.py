@@ -31,6 +31,7 @@ ORDER = {  # heading on the page: the settings below it; a page states those tha
     "machinery": (
         *("precision", "channels_last", "compile", "deterministic", "threads", "tf32", "matmul_precision"),
         *(
+            "recompute_activations",
             "data_on_device",
             "picture_cache",
             "picture_cache_gb",

@@ -60,6 +60,22 @@ def test_many_images_give_what_each_gives_alone(detector, tmp_path, batch_size):
             np.testing.assert_allclose(one[part], other[part], rtol=0, atol=limit)
 
 
+def test_the_fused_form_is_a_copy_in_channels_last(checkpoint):
+    plain = public.inference.detector.load(checkpoint, "cpu")
+    before = {name: value.clone() for name, value in plain.model.state_dict().items()}
+    fused = plain.fused()
+    assert len(list(fused.model.modules())) < len(list(plain.model.modules()))
+    weights = [p for p in fused.model.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    assert all(torch.equal(value, plain.model.state_dict()[name]) for name, value in before.items())
+    image = picture(1)
+    found, expected = fused(image, 0.01), plain(image, 0.01)
+    assert found["names"] == expected["names"]
+    for part, limit in tolerances(plain, image).items():
+        np.testing.assert_allclose(found[part], expected[part], rtol=0, atol=limit)
+
+
 def test_no_image_and_no_batch(detector):
     assert detector.many([]) == []
     with pytest.raises(ValueError, match="batch_size is 0"):

@@ -33,6 +33,7 @@ SCALARS = {
     "evaluation_batch_size": ("9", 9),
     "best_metric": ("AP50", "AP50"),
     "early_stop": ("3", 3),
+    "recompute_activations": ("true", True),
     "num_workers": ("2", 2),
     "prefetch_factor": ("8", 8),
     "pin_memory": ("false", False),

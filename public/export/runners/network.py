@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from public.decoders.dense import DenseDecoder, best_class_only
+from public.decoders.dense import DenseDecoder
 from public.export.card import LIMITS, WAYS, Card
 from public.input import Pixels
 from public.models.detectors.centernet import CenterNetOutputs
@@ -150,7 +150,7 @@ class DecodedDecoder(DenseDecoder):
         return [count * height * width for count, (height, width) in zip(self.anchors_of_cell, outputs.level_sizes)]
 
     def candidate_scores(self, outputs: Decoded) -> torch.Tensor | None:
-        return best_class_only(outputs.scores) if self.one_class_a_box else outputs.candidates
+        return outputs.candidates
 
     def decode(self, outputs: Decoded) -> tuple[torch.Tensor, torch.Tensor]:
         """What the file gives."""
