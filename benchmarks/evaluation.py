@@ -75,11 +75,14 @@ def main() -> None:
     report({name: statistics.median(values) for name, values in seconds.items()}, grown, results, options.images)
 
 
-def report(medians: dict[str, float], grown: dict[str, float], results: dict[str, float], num_images: int) -> None:
+def report(
+    medians: dict[str, float], grown: dict[str, float], results: dict[str, float | None], num_images: int
+) -> None:
     for name, median in medians.items():
-        print(f"{name:<24} {median:8.2f} s   {grown[name]:6.0f} MiB more   {results[name]:.6f}")
+        result = "undefined" if results[name] is None else f"{results[name]:.6f}"
+        print(f"{name:<24} {median:8.2f} s   {grown[name]:6.0f} MiB more   {result}")
     ours, peer = "evaluate_coco", "pycocotools, from files"
-    print(f"AP differs by {results[peer] - results[ours]}")
+    print(f"AP: {results[ours]}, {peer} {results[peer]}")
     figure("COCO's numbers, faster", medians[peer] / medians[ours], "times", peer=peer, least=40)
     figure("COCO's numbers, memory", max(grown[ours], 1) / grown[peer], "times", peer=peer, most=0.2)
     parts = ("evaluate_coco", "evaluate_voc, area", "curves", "matches and matrix")

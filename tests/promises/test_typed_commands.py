@@ -85,6 +85,9 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.read_image",
         "python -m benchmarks.data_pipeline",
         "python -m benchmarks.deformable",
+        "python -m benchmarks.postprocess",
+        "python -m benchmarks.annotations",
+        "python -m benchmarks.start",
     ),
 }
 
@@ -284,6 +287,9 @@ def test_benchmarks_start(tmp_path):
         "python -m benchmarks.read_image": "--most 4 --rounds 1",
         "python -m benchmarks.data_pipeline": "--pictures 4 --samples 2",
         "python -m benchmarks.deformable": "--size 64 --rounds 1",
+        "python -m benchmarks.postprocess": "--anchors 4000 --classes 2 --rounds 1",
+        "python -m benchmarks.annotations": "--images 30 --workers 1 --ways columns",
+        "python -m benchmarks.start": "--rounds 1",
     }
     for command in WALKS["benchmarks"]:
         assert clone.type(command).strip(), command
