@@ -9,7 +9,7 @@ import torch
 
 import public
 from public.checkpoint_files import CARD, load_checkpoint, save_atomic
-from public.test_scripts import export
+from public.inference.subject import open_subject, source_of
 from public.weights import repack
 from tests.helpers.tiny_detector import picture, write_checkpoint
 
@@ -49,10 +49,7 @@ def test_the_same_bytes_again_and_by_the_way_of_pth(pair, tmp_path):
 
 def test_an_export_names_the_same_weights(pair):
     """The digest on a card is that of the weights, whichever file they were read from."""
-    cards = []
-    for path in pair:
-        words = [str(path), "--format", "torch", "-o", "nowhere"]
-        cards.append(export._source(export._open(export.make_parser().parse_args(words))))
+    cards = [source_of(open_subject(str(path), None)) for path in pair]
     assert cards[0]["digest"] == cards[1]["digest"]
     assert cards[0]["detector"] == cards[1]["detector"] is not None
     assert cards[1]["weights"] == "best.safetensors"
