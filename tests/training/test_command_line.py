@@ -265,6 +265,7 @@ def test_options_and_their_defaults(settings):
         "max_steps": None,
         "allow_code_change": False,
         "fingerprint": "names",
+        "no_annotation_cache": False,
     }
     options = parse_line(
         settings,

@@ -176,7 +176,7 @@ def test_the_order_of_transforms_is_a_difference(settings):
 def test_equal_settings_differ_in_nothing_and_free_fields_do_not_count(config):
     changes = {"num_workers": 3, "prefetch_factor": 9, "pin_memory": False, "print_interval": 77}
     changes |= {"checkpoint_minutes": 0.125, "num_pictures": 99, "digest_interval": 7}
-    changes |= {"picture_cache": "disk", "picture_cache_gb": 0.5}
+    changes |= {"picture_cache": "disk", "picture_cache_gb": 0.5, "recompute_activations": True}
     other = replace(config, **changes)
     free_fields = {f.name for f in dataclasses.fields(DetectionConfig) if f.metadata.get("free")}
     assert changes.keys() == free_fields  # this test changes every free field
