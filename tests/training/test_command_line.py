@@ -270,9 +270,9 @@ def test_options_and_their_defaults(settings):
     options = parse_line(
         settings,
         "--device cpu --data-root /data --resume run --extend-epochs 3 --limit_images 10 --max_steps 5 "
-        "--allow-code-change --fingerprint full",
+        "--allow-code-change --fingerprint full --no-annotation-cache",
     ).options
-    assert dataclasses.astuple(options) == ("cpu", "/data", "run", 3, 10, 5, True, "full")
+    assert dataclasses.astuple(options) == ("cpu", "/data", "run", 3, 10, 5, True, "full", True)
 
 
 @pytest.mark.parametrize("line", ["--local-rank=0", "--local_rank 0", "--local_rank=1", "--local-rank 1"])
