@@ -41,6 +41,7 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "kill -9 <its process>": RESUMED,
     "python train.py --help": "tests/promises/test_experiments.py::test_help_shows_the_card_and_the_present_values",
     "python train.py --max_steps 100": WHOLE + "test_resume_goes_by_equal_settings",
+    "python train.py --max_steps 180": WHOLE + "test_resume_goes_by_equal_settings",
     "./test.sh --split test": TYPED,
     "python -m public.test_scripts.reproduce RUN --until 100": REPRODUCED
     + "test_the_comparison_ends_where_it_is_told_to",
