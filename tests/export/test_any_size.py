@@ -11,11 +11,13 @@ import public
 from public.export.formats import find_format
 from public.export.graph import ExportGraph
 from public.export.onnx_file import write_onnx
-from public.export.runners import standalone
 from public.inference.detector import Detector
 from tests.export.conftest import NAMES, SPEC
 from tests.export.test_files import assert_same, needs
 from tests.helpers.lively import pictures
+
+pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not installed: make setup-export")
+from public.export.runners import standalone  # noqa: E402  (imports onnxruntime, as a program on its own does)
 
 OTHER = (96, 64)  # pixels; the tiny network's own size is 64 x 96
 

@@ -9,10 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import coco_halves
 from public import commands
@@ -33,6 +31,9 @@ from public.test_scripts import quantise
 from tests.export.conftest import SPEC
 from tests.helpers.experiments import TinyExperiment
 from tests.helpers.lively import pictures
+
+onnx = pytest.importorskip("onnx", reason="needs onnx, which is not installed: make setup-export")
+TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 
 QAT_OF_TEST = QAT(
     weight_bits=8,
