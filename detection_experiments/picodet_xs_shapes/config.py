@@ -1,10 +1,12 @@
-"""PicoDet-xs on the built-in drawn shapes, from scratch: minutes on two CPU cores.
+"""PicoDet-xs on the built-in drawn shapes, from scratch: minutes on one CPU core.
 
 Paper: PP-PicoDet: A Better Real-Time Object Detector on Mobile Devices, arXiv 2111.00902.
 Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
-Expected: not trained yet; to be AP50 0.80 or more within 15 minutes on two cores. A trial of 12 epochs had
-    AP50 0.844 after 4.
+Expected: AP 0.720, AP50 0.918 after 9 epochs.
+Hardware: one core of a 2-core CPU (Intel Xeon): 5.8 minutes of one core, 13 minutes beside other programs.
+Measured here: torch 2.15.0, digest of the averaged weights 37ebe5c6668ba88f on an Intel Xeon with AVX512.  Other CPUs
+    round sums in another way: their digest is another one, and AP may differ by 0.01.
 """
 
 from public.config import DetectionConfig

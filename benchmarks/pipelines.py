@@ -1,0 +1,186 @@
+"""What the training pictures of any page cost on one core, part by part, against decoding the same pictures and no more.
+
+    python -m benchmarks.pipelines                                            # ppyoloe_s_coco and resnet50, bounds and all
+    python -m benchmarks.pipelines detection_experiments/picodet_s_416_coco imagenet_experiments/vovnet39_se --samples 100
+
+The pictures are made JPEGs of 640 x 480 for detection, of 500 x 375 (ImageNet's usual size) for classification.  A round
+decodes a picture by `cv2.imdecode`, then makes the page's sample of it as the training does, each first in its turn; CPU
+times of one thread, means, since what a sample costs varies with what is drawn for it.  The parts are taken from
+the same samples: a part's time is without that of the parts inside it.  `collate` and `to device` are a sample's share of its
+batch.  A page that reads more pictures than its own, as mosaics do, is compared with one decoding a picture all the same:
+`benchmarks.data_pipeline` is for those.
+"""
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.data_pipeline import FLAGS, make
+from benchmarks.figures import figure
+from public.config import ClassificationConfig, DetectionConfig
+from public.datasets.classification_set import ClassificationSet
+from public.datasets.sample import SampleKey
+from public.files import REPOSITORY
+from public.loading.classification import Collate, TrainingPictures
+from public.loading.detection import DetectionDataset, collate
+from public.runs.experiment import load_experiment
+from public.transforms.rules import all_of
+
+PAGES = {  # page: the rate of decoding alone that it has to reach
+    "detection_experiments/ppyoloe_s_coco": 0.6,
+    "imagenet_experiments/resnet50": 0.8,
+}
+IMAGENET_SIDES = (375, 500)
+LATE_BATCH = 8  # samples that are collated at once
+
+
+class Parts:
+    """Seconds of each part, of calls inside each other each without the inner one's."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.inner = [0.0]
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            start = time.thread_time()
+            self.inner.append(0.0)
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                whole = time.thread_time() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + whole - self.inner.pop()
+                self.inner[-1] += whole
+
+        return call
+
+    @contextlib.contextmanager
+    def over(self, places: list[tuple[Any, str, str]]) -> Iterator[None]:
+        """Lets these (owner, attribute, name of the part) be timed, and puts them back."""
+        before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in places]
+        try:
+            for (owner, attribute, old), (_, _, name) in zip(before, places):
+                setattr(owner, attribute, self.timed(name, old))
+            yield
+        finally:
+            for owner, attribute, old in before:
+                setattr(owner, attribute, old)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", metavar="EXPERIMENT", help=f"folders of experiments ({', '.join(PAGES)})")
+    parser.add_argument("--pictures", type=int, default=64, help="that are made (%(default)s)")
+    parser.add_argument("--samples", type=int, default=300, help="rounds (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="where batches go (%(default)s)")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for page in arguments.pages or PAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(page, Path(folder), arguments)
+
+
+def measure(page: str, folder: Path, arguments: argparse.Namespace) -> None:
+    config = load_experiment(REPOSITORY / page).config
+    print(f"{page}: ", end="")
+    if isinstance(config, DetectionConfig):
+        data, paths, join = detection(config, folder, arguments.pictures)
+    elif isinstance(config, ClassificationConfig):
+        data, paths, join = classification(config, folder, arguments.pictures)
+    else:
+        raise TypeError(f"{page} is neither of detection nor of classification, but {type(config).__name__}")
+    parts = Parts()
+    decoding, sampling, samples = [], [], []
+    drawn = {type(t) for t in all_of(config.train_transforms)}
+    places = [(kind, "__call__", kind.__name__) for kind in sorted(drawn, key=lambda kind: kind.__name__)]
+    places.append((data, "_picture" if isinstance(config, DetectionConfig) else "_load", "read"))
+    if isinstance(config, DetectionConfig):
+        from public.loading import detection as room
+
+        places.append((room, "apply_batch_transforms", "batch transforms"))
+    decode = parts.timed("decode alone", lambda path: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), FLAGS))
+    with parts.over(places):
+        for number in range(arguments.samples):
+            index = number % len(paths)
+            key = SampleKey(number // len(paths), number // LATE_BATCH, index)
+            for which in (0, 1) if number % 2 else (1, 0):
+                start = time.thread_time()
+                if which:
+                    sample = data[key]
+                    sampling.append(time.thread_time() - start)
+                else:
+                    decode(paths[index])
+                    decoding.append(time.thread_time() - start)
+            samples.append(sample)
+            if len(samples) == LATE_BATCH or number == arguments.samples - 1:
+                batch = parts.timed("collate", join)(samples)
+                parts.timed("to device", batch.to)(arguments.device)
+                samples = []
+    report(page, statistics.fmean(decoding), statistics.fmean(sampling), parts, arguments.samples)
+
+
+def report(page: str, decoding: float, sampling: float, parts: Parts, rounds: int) -> None:
+    joined = (parts.seconds["collate"] + parts.seconds["to device"]) / rounds
+    print(
+        f"decode alone {1 / decoding:.0f} pictures/s, samples {1 / sampling:.0f}, in batches {1 / (sampling + joined):.0f}"
+    )
+    for name, seconds in parts.seconds.items():
+        print(f"  {name:<20} {1e3 * seconds / rounds:8.3f} ms")
+    known = sum(s for name, s in parts.seconds.items() if name not in ("decode alone", "collate", "to device"))
+    print(f"  {'everything else':<20} {1e3 * (sampling - known / rounds):8.3f} ms")
+    options = {"least": PAGES[page]} if page in PAGES else {}
+    figure(
+        f"training pictures of {page}, in batches",
+        decoding / (sampling + joined),
+        "of the rate",
+        peer="decode alone",
+        **options,
+    )
+
+
+def detection(config: DetectionConfig, folder: Path, count: int) -> tuple[DetectionDataset, list[Path], Callable]:
+    annotations = make(folder, count)
+    transforms, batch_transforms = config.train_transforms, config.batch_transforms
+    data = DetectionDataset(annotations, transforms=transforms, batch_transforms=batch_transforms, seed=0)
+    return data, [Path(path) for path in annotations.picture_files()], collate
+
+
+def classification(
+    config: ClassificationConfig, folder: Path, count: int
+) -> tuple[TrainingPictures, list[Path], Callable]:
+    rng = np.random.default_rng(0)
+    names, sizes = [f"{number}.jpg" for number in range(count)], []
+    height, width = IMAGENET_SIDES
+    for name in names:
+        image = cv2.resize(
+            rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        noisy = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+        content = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        sizes.append(len(content))
+        (folder / name).write_bytes(content)
+    print(f"{count} JPEGs of {width} x {height}, {statistics.median(sizes) / 1e3:.0f} KB")
+    pictures = ClassificationSet(
+        images=None,
+        image_root=str(folder),
+        labels=[0] * count,
+        class_names=("thing",),
+        image_ids=names,
+        description="made pictures",
+    )
+    data = TrainingPictures(pictures, transforms=config.train_transforms, batch_transforms=(), seed=0)
+    return data, [folder / name for name in names], Collate((), 0)
+
+
+if __name__ == "__main__":
+    main()
