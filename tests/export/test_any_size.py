@@ -17,7 +17,7 @@ from tests.export.test_files import assert_same, needs
 from tests.helpers.lively import pictures
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not installed: make setup-export")
-from public.export.runners import standalone  # noqa: E402  (imports onnxruntime, as a program on its own does)
+from public.export.runners import standalone
 
 OTHER = (96, 64)  # pixels; the tiny network's own size is 64 x 96
 
