@@ -12,13 +12,14 @@ Legend: B batch, A = H * W cells of the map, G objects of an image, K classes, N
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from public.losses.assigners.assignment import BACKGROUND
+from public.losses.assigners.assignment import BACKGROUND, parts_of_batch
 from public.losses.assigners.uniform import last_match
 from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import penalty_reduced_focal_loss
-from public.losses.heatmap import draw_heatmap, gaussian_radii
+from public.losses.heatmap import draw_heatmaps, gaussian_radii
 from public.parallel.collectives import share_of_sum
 from public.points import cell_points
 from public.precision import at_least_float32
@@ -29,10 +30,10 @@ BOX_NORMALISERS = ("objects", "peaks")  # what the terms of the boxes are divide
 
 
 class CenterNetTargets(NamedTuple):
-    """What an image has to teach.
+    """What one image has to teach, or B images one after the other: `...` is nothing, or B.
 
-    `heatmap` (K, H, W); of each object `cells` int64 (G,), the number of its cell; `sizes_wh` (G, 2) and `offsets_xy` (G, 2)
-    in cells; `is_used` (G,), 1 where size and offset are learnt, else 0.
+    `heatmap` (..., K, H, W); of each object `cells` int64 (N,), the number of its cell, counted through all images;
+    `sizes_wh` (N, 2) and `offsets_xy` (N, 2) in cells; `is_used` (N,), 1 where size and offset are learnt, else 0.
     """
 
     heatmap: torch.Tensor
@@ -81,40 +82,53 @@ class CenterNetLoss(DenseLoss):
     @torch.no_grad()
     def assign(self, target: dict[str, torch.Tensor], size: tuple[int, int]) -> CenterNetTargets:
         """What one image's objects, as `__call__` takes them, have to teach on a map of `size` (height, width)."""
+        assigned = self._assign([target], size)
+        return assigned._replace(heatmap=assigned.heatmap[0])
+
+    @torch.no_grad()
+    def _assign(self, targets: Targets, size: tuple[int, int]) -> CenterNetTargets:
+        """What all images have to teach."""
         height, width = size
-        boxes = at_least_float32(target["boxes"]) / self.stride  # (G, 4) cells
+        counts = [len(target["labels"]) for target in targets]
+        parts = []
+        for images in parts_of_batch(counts, height * width):
+            part = self._assign_together(targets[images], counts[images], size)
+            parts.append(part._replace(cells=part.cells + images.start * height * width))
+        return CenterNetTargets(*map(torch.cat, zip(*parts)))
+
+    def _assign_together(self, targets: Targets, counts: list[int], size: tuple[int, int]) -> CenterNetTargets:
+        height, width = size
+        boxes = at_least_float32(torch.cat([target["boxes"] for target in targets])) / self.stride  # (N, 4) cells
         left, top, right, bottom = boxes.unbind(1)
         widths, heights = right - left, bottom - top
         x, y = (left + right) / 2, (top + bottom) / 2
         columns = x.floor().clamp(0, width - 1)
         rows = y.floor().clamp(0, height - 1)
         radii = gaussian_radii(widths, heights, overlap=self.radius_overlap, rule=self.radius_rule)
-        heatmap = draw_heatmap(
-            columns.long(), rows.long(), radii, target["labels"], num_classes=self.num_classes, size=size
-        )
-        cells = rows.long() * width + columns.long()
+        labels = torch.cat([target["labels"] for target in targets])
+        shape: dict[str, Any] = {"num_classes": self.num_classes, "size": size}
+        heatmap = draw_heatmaps(columns.long(), rows.long(), radii, labels, counts=counts, **shape)
+        images = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(labels.device, non_blocking=True)
+        cells = (images * height + rows.long()) * width + columns.long()
         is_used = torch.ones_like(x)
-        if self.shared_cell == "last":
-            has_later = (cells[:, None] == cells).triu(1).any(1)  # another object after it, in its cell
-            is_used = (~has_later).to(x.dtype)
+        if self.shared_cell == "last" and len(cells):
+            last, _ = last_match(cells, len(counts) * height * width)
+            is_used = (last[cells] == torch.arange(len(cells), device=cells.device)).to(x.dtype)
         sizes, offsets = torch.stack([widths, heights], dim=1), torch.stack([x - columns, y - rows], dim=1)
         return CenterNetTargets(heatmap, cells, sizes, offsets, is_used)
 
     def terms(self, outputs, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
         """`heatmap`, `size` and `offset` of CenterNetOutputs."""
-        assigned = [self.assign(target, outputs.level_sizes[0]) for target in targets]
-        heatmaps = torch.stack([image.heatmap for image in assigned])  # (B, K, H, W)
-        wanted = heatmaps.flatten(2).transpose(1, 2)  # (B, A, K)
+        assigned = self._assign(targets, outputs.level_sizes[0])
+        wanted = assigned.heatmap.flatten(2).transpose(1, 2)  # (B, A, K)
         logits = at_least_float32(outputs.class_logits)
         losses = penalty_reduced_focal_loss(logits, wanted, alpha=self.focal_alpha, beta=self.focal_beta)
-        num_peaks = share_of_sum((heatmaps == 1).sum().to(logits.dtype))
-        num_boxes = num_peaks
-        if self.box_normaliser == "objects":
-            num_boxes = share_of_sum(torch.cat([image.is_used for image in assigned]).sum())
+        num_peaks = share_of_sum((assigned.heatmap == 1).sum().to(logits.dtype))
+        num_boxes = num_peaks if self.box_normaliser == "peaks" else share_of_sum(assigned.is_used.sum())
         return {
             "heatmap": losses.sum() / num_peaks,
-            "size": self._distance(outputs.sizes_wh, assigned, "sizes_wh") / (2 * num_boxes),
-            "offset": self._distance(outputs.offsets_xy, assigned, "offsets_xy") / (2 * num_boxes),
+            "size": _distance(outputs.sizes_wh, assigned, assigned.sizes_wh) / (2 * num_boxes),
+            "offset": _distance(outputs.offsets_xy, assigned, assigned.offsets_xy) / (2 * num_boxes),
         }
 
     def points(self, outputs: Any) -> torch.Tensor:
@@ -134,14 +148,11 @@ class CenterNetLoss(DenseLoss):
             learnt.append(objects)
         return torch.stack(learnt)
 
-    def _distance(self, predicted: torch.Tensor, assigned: list[CenterNetTargets], name: str) -> torch.Tensor:
-        """The sum over all objects of |predicted - true| of the two numbers called `name`; predicted (B, A, 2).
 
-        Without any object an empty sum: 0, and still connected to `predicted`.
-        """
-        num_cells = predicted.shape[1]
-        rows = torch.cat([image.cells + number * num_cells for number, image in enumerate(assigned)])  # (N,)
-        true = torch.cat([getattr(image, name) for image in assigned])  # (N, 2)
-        is_used = torch.cat([image.is_used for image in assigned])
-        found = at_least_float32(predicted.flatten(0, 1).index_select(0, rows))  # (N, 2)
-        return ((found - true).abs() * is_used[:, None]).sum()
+def _distance(predicted: torch.Tensor, assigned: CenterNetTargets, true: torch.Tensor) -> torch.Tensor:
+    """The sum over all objects of |predicted - true| of two numbers; predicted (B, A, 2), true (N, 2).
+
+    Without any object an empty sum: 0, and still connected to `predicted`.
+    """
+    found = at_least_float32(predicted.flatten(0, 1).index_select(0, assigned.cells))  # (N, 2)
+    return ((found - true).abs() * assigned.is_used[:, None]).sum()

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from public.losses.assigners.assignment import BACKGROUND, ObjectTargets, targets_of_objects
+from public.losses.assigners.assignment import (
+    BACKGROUND,
+    ObjectTargets,
+    PaddedObjects,
+    assigned_in_parts,
+    targets_of_objects,
+)
 from public.losses.box import giou, iou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import focal_loss_of_labels
@@ -70,11 +76,12 @@ class FCOSLoss(DenseLoss):
     def assign(self, outputs, targets: Targets) -> ObjectTargets:
         """What each point of each image has to learn; the predictions have no say in it."""
         points, strides = self.coding.points(outputs)
-        given = {"points": points, "strides": strides, "level_sizes": outputs.level_sizes}
-        objects = [  # one image at a time, so that memory grows with A * G only
-            self.assigner(boxes=at_least_float32(target["boxes"]), **given) for target in targets
-        ]
-        return targets_of_objects(objects, targets, self.num_classes)
+        places = {"points": points, "strides": strides, "level_sizes": outputs.level_sizes}
+
+        def assign(images: slice, given: PaddedObjects) -> ObjectTargets:
+            return targets_of_objects(self.assigner(boxes=given.boxes, **places), given, self.num_classes)
+
+        return ObjectTargets(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

@@ -5,7 +5,10 @@ Source: CornerNet, arXiv 1808.01244, section 3.2, for the radius; Objects as Poi
 Legend: G objects, H W height and width of the map in cells, K classes.
 """
 
+import numpy as np
 import torch
+
+from public.losses.assigners.assignment import image_after_image
 
 RADIUS_RULES = ("solved", "original")
 
@@ -45,43 +48,48 @@ def gaussian_radii(widths: torch.Tensor, heights: torch.Tensor, *, overlap: floa
     return torch.stack(radii).amin(0).clamp(min=0).floor()
 
 
-def draw_heatmap(
+def draw_heatmaps(
     columns: torch.Tensor,
     rows: torch.Tensor,
     radii: torch.Tensor,
     labels: torch.Tensor,
     *,
+    counts: list[int],
     num_classes: int,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """The heat map of one image: each cell holds, for each class, the highest of its objects' Gaussians.
+    """The heat maps of B images: each cell holds, for each class, the highest of its objects' Gaussians.
 
     A Gaussian is 1 at its centre, ends `radius` cells beside it, and has a sixth of its diameter, 2 * radius + 1, as standard
     deviation.  Every object is drawn on the whole map, as the product of a column and a row, and the highest of each class
     is taken segment by segment: no order matters, and nothing waits for the device.  Memory: G * H * W numbers.
 
     Args:
-        columns, rows: int64 (G,), the cells of the centres, within the map.
+        columns, rows: int64 (G,), the cells of the centres, within the map; of the objects of all images, image after image.
         radii: (G,) in cells, whole numbers; their type is that of the map.
         labels: int64 (G,).
+        counts: how many of the G objects each image has.
         size: (H, W).
 
     Returns:
-        (K, H, W) in [0, 1], 1 at the centres.
+        (B, K, H, W) in [0, 1], 1 at the centres.
     """
     height, width = size
+    num_maps = len(counts) * num_classes
     if len(labels) == 0:
-        return radii.new_zeros(num_classes, height, width)
-    order = labels.argsort(stable=True)
+        return radii.new_zeros(len(counts), num_classes, height, width)
+    images = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(labels.device, non_blocking=True)
+    maps, order = (images * num_classes + labels).sort(stable=True)
     deviations = ((2 * radii + 1) / 6)[order, None]
     reach = radii[order, None]
 
     def profiles(centres: torch.Tensor, length: int) -> torch.Tensor:
         distances = torch.arange(length, device=centres.device, dtype=radii.dtype) - centres[order, None]  # (G, length)
-        values = (-distances.square() / (2 * deviations.square())).exp()
+        values = image_after_image(torch.exp, -distances.square() / (2 * deviations.square()), counts)
         return torch.where(distances.abs() <= reach, values, 0)
 
-    gaussians = profiles(rows, height)[:, :, None] * profiles(columns, width)[:, None, :]  # (G, H, W), by class
-    classes = torch.arange(num_classes, device=labels.device)
-    counts = (labels[:, None] == classes).sum(0)  # (K,)
-    return torch.segment_reduce(gaussians, "max", lengths=counts, axis=0, initial=0.0, unsafe=True)
+    gaussians = profiles(rows, height)[:, :, None] * profiles(columns, width)[:, None, :]  # (G, H, W), map after map
+    ends = torch.searchsorted(maps, torch.arange(num_maps, device=labels.device), right=True)
+    lengths = ends.diff(prepend=ends.new_zeros(1))  # (B * K,)
+    highest = torch.segment_reduce(gaussians, "max", lengths=lengths, axis=0, initial=0.0, unsafe=True)
+    return highest.view(len(counts), num_classes, height, width)

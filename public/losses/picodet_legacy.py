@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from public.losses.assigners.assignment import Assignment
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
@@ -90,18 +90,13 @@ class PicoDetLegacyLoss(DenseLoss):
     ) -> Assignment:
         distances_ltrb = expected_distances(at_least_float32(outputs.box_logits), outputs.bins) * strides
         predicted_boxes = distances_to_boxes(points, distances_ltrb)  # (B, A, 4) pixels
-        assignments = []
-        for image, target in enumerate(targets):  # one image at a time, so that memory grows with A * G only
-            assignment = self.assigner(
-                points=points,
-                strides=strides,
-                class_scores=scores[image],
-                predicted_boxes=predicted_boxes[image],
-                boxes=at_least_float32(target["boxes"]),
-                labels=target["labels"],
-            )
-            assignments.append(assignment)
-        return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+        places = {"points": points, "strides": strides}
+
+        def assign(images: slice, given: PaddedObjects) -> Assignment:
+            predicted = {"class_scores": scores[images], "predicted_boxes": predicted_boxes[images]}
+            return self.assigner(**given._asdict(), **predicted, **places)
+
+        return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
 
     def terms(self, outputs: Any, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
         """`cls`, `iou` and `dfl` of PicoDetOutputs; without any positive point those of the boxes are empty sums: 0."""

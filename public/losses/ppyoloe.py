@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from public.losses.assigners.assignment import Assignment, padded_objects, parts_of_batch
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
@@ -91,18 +91,15 @@ class PPYOLOELoss(DenseLoss):
             distances_ltrb = self.distances(outputs, outputs.box_logits) * strides  # (B, A, 4) pixels
             predicted_boxes = distances_to_boxes(points, distances_ltrb)
             cells = self.cells(outputs)
-            assignments = []
-            for images in parts_of_batch([len(target["labels"]) for target in targets], len(points)):
-                boxes, labels, is_real = padded_objects(targets[images])
-                given: dict[str, Any] = {"boxes": boxes, "labels": labels, "is_real": is_real}
-                given["predicted_boxes"] = predicted_boxes[images]
+
+            def assign(images: slice, objects: PaddedObjects) -> Assignment:
+                given: dict[str, Any] = objects._asdict() | {"predicted_boxes": predicted_boxes[images]}
                 if progress.epoch < self.static_assigner_epochs:
-                    given.update(cells=cells, level_sizes=outputs.level_sizes, num_classes=self.num_classes)
-                    assignments.append(self.static_assigner(**given))
-                else:
-                    given.update(points=points, strides=strides, class_scores=probabilities[images])
-                    assignments.append(self.assigner(**given))
-            return Assignment(*(torch.cat(parts) for parts in zip(*assignments)))
+                    where = {"cells": cells, "level_sizes": outputs.level_sizes}
+                    return self.static_assigner(**given, **where, num_classes=self.num_classes)
+                return self.assigner(**given, points=points, strides=strides, class_scores=probabilities[images])
+
+            return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
 
     def assigner_name(self, progress: Progress) -> str:
         """See `DenseLoss.assigner_name`."""

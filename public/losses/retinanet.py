@@ -14,7 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from public.anchors import AnchorCoding, middles
-from public.losses.assigners.assignment import BACKGROUND, IGNORED, ObjectTargets, targets_of_objects
+from public.losses.assigners.assignment import (
+    BACKGROUND,
+    IGNORED,
+    ObjectTargets,
+    PaddedObjects,
+    assigned_in_parts,
+    targets_of_objects,
+)
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import focal_loss_of_labels
@@ -70,10 +77,12 @@ class RetinaNetLoss(DenseLoss):
     def assign(self, outputs, targets: Targets) -> ObjectTargets:
         """What each anchor of each image has to learn; the predictions have no say in it."""
         anchors = self.coding.anchors(outputs)
-        objects = [  # one image at a time, so that memory grows with its own objects only
-            self.assigner(anchors=anchors, boxes=at_least_float32(target["boxes"])) for target in targets
-        ]
-        return targets_of_objects(objects, targets, self.num_classes)
+
+        def assign(images: slice, given: PaddedObjects) -> ObjectTargets:
+            objects = self.assigner(anchors=anchors, boxes=given.boxes)
+            return targets_of_objects(objects, given, self.num_classes)
+
+        return ObjectTargets(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(anchors)))))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

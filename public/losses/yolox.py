@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from public.losses.assigners.assignment import Assignment
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
 from public.losses.box import iou
 from public.losses.dense import DenseLoss, Targets
 from public.parallel.collectives import share_of_sum
@@ -51,18 +51,13 @@ class YOLOXLoss(DenseLoss):
             objects = at_least_float32(outputs.object_logits).sigmoid()  # (B, A, 1)
             scores = (at_least_float32(outputs.class_logits).sigmoid() * objects).sqrt()  # (B, A, K)
             predicted_boxes = codes_to_boxes(at_least_float32(outputs.box_codes), corners, strides)
-            given: dict[str, Any] = {"points": self.points(outputs), "strides": strides}
-            assignments = [  # one image at a time, so that memory grows with A * G only
-                self.assigner(
-                    class_scores=scores[image],
-                    predicted_boxes=predicted_boxes[image],
-                    boxes=at_least_float32(target["boxes"]),
-                    labels=target["labels"],
-                    **given,
-                )
-                for image, target in enumerate(targets)
-            ]
-            return Assignment(*(torch.stack(parts) for parts in zip(*assignments)))
+            places = {"points": self.points(outputs), "strides": strides}
+
+            def assign(images: slice, given: PaddedObjects) -> Assignment:
+                predicted = {"class_scores": scores[images], "predicted_boxes": predicted_boxes[images]}
+                return self.assigner(**given._asdict(), **predicted, **places)
+
+            return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(strides)))))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

@@ -8,6 +8,7 @@ import torch
 
 from public.losses.assigners import assignment as assignments
 from public.losses.assigners.assignment import (
+    image_by_image,
     padded_objects,
     parts_of_batch,
     points_inside,
@@ -15,7 +16,7 @@ from public.losses.assigners.assignment import (
     top_k_mask,
 )
 from public.losses.assigners.atss import ATSSAssigner
-from public.losses.assigners.task_aligned import TaskAlignedAssigner, _power
+from public.losses.assigners.task_aligned import TaskAlignedAssigner
 from public.points import cell_points
 
 NUM_CLASSES = 7
@@ -229,7 +230,7 @@ def test_powers_of_an_image_do_not_depend_on_the_images_beside_it():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(64, 7, 189, generator=generator)
     counts = torch.randint(8, (64,), generator=generator)
-    powers = _power(values, 6.0, torch.arange(7) < counts[:, None])
+    powers = image_by_image(lambda own: own.pow(6.0), values, is_real=torch.arange(7) < counts[:, None])
     for own, power, count in zip(values, powers, counts.tolist()):
         assert torch.equal(power[:count], own[:count].clone().pow(6.0))
 

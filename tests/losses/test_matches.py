@@ -68,7 +68,7 @@ def strides_of(loss: Any, settings: Any) -> tuple[int, ...]:
     return coding.strides if hasattr(coding, "strides") else (settings.stride,)
 
 
-def random_outputs(settings: Any, loss: Any, strides: tuple[int, ...]) -> tuple[Any, int]:
+def random_outputs(settings: Any, loss: Any, strides: tuple[int, ...], num_images: int = NUM_IMAGES) -> tuple[Any, int]:
     """Random outputs of low scores for images of SIDE pixels, and how many points a cell has."""
     generator = torch.Generator().manual_seed(1)
     sizes = tuple((SIDE // stride,) * 2 for stride in strides)
@@ -78,7 +78,7 @@ def random_outputs(settings: Any, loss: Any, strides: tuple[int, ...]) -> tuple[
     count = num_in_cell * sum(height * width for height, width in sizes)
 
     def raw(*shape, mean=0.0):
-        return (mean + 0.3 * torch.randn(NUM_IMAGES, count, *shape, generator=generator)).requires_grad_()
+        return (mean + 0.3 * torch.randn(num_images, count, *shape, generator=generator)).requires_grad_()
 
     def classes():
         return raw(NUM_CLASSES, mean=-4)

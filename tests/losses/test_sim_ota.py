@@ -156,7 +156,7 @@ def test_objects_and_predictions_without_area_are_no_mistake():
 def test_certain_scores_have_a_finite_cost():
     given = scene(3, 5)
     given["class_scores"] = given["class_scores"].round()
-    costs = YOLOX._costs(given["class_scores"], given["labels"], torch.rand(5, 336), torch.rand(5, 336) > 0.5)
+    costs = YOLOX._costs(given["class_scores"], given["labels"], torch.rand(5, 336), torch.rand(5, 336) > 0.5, None)
     assert costs.isfinite().all()
 
 

@@ -3,11 +3,12 @@
 Legend: B batch, A anchor points of all levels, G ground truths of one image, K classes.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from public.precision import at_least_float32
 
@@ -58,16 +59,11 @@ class ObjectTargets(NamedTuple):
     boxes: torch.Tensor
 
 
-def targets_of_objects(
-    objects: list[torch.Tensor], targets: list[dict[str, torch.Tensor]], num_classes: int
-) -> ObjectTargets:
-    """Labels and boxes of the objects (A,) that each of B images' anchors learn; `targets` as a loss takes them."""
-    labels, boxes = [], []
-    for chosen, target in zip(objects, targets, strict=True):
-        row = chosen.clamp(min=BACKGROUND)  # the last row, which is added, is that of no object
-        labels.append(F.pad(target["labels"], (0, 1), value=num_classes)[row])
-        boxes.append(F.pad(at_least_float32(target["boxes"]), (0, 0, 0, 1))[row])
-    return ObjectTargets(torch.stack(objects), torch.stack(labels), torch.stack(boxes))
+def targets_of_objects(objects: torch.Tensor, given: "PaddedObjects", num_classes: int) -> ObjectTargets:
+    """Labels and boxes of the objects (B, A) that each image's anchors learn."""
+    row = objects.clamp(min=BACKGROUND) % (given.labels.shape[1] + 1)  # -1: the last row, which is added, of no object
+    labels = F.pad(given.labels, (0, 1), value=num_classes).gather(1, row)
+    return ObjectTargets(objects, labels, boxes_of(row, F.pad(given.boxes, (0, 0, 0, 1))))
 
 
 class PaddedObjects(NamedTuple):
@@ -82,11 +78,72 @@ class PaddedObjects(NamedTuple):
 
 
 def padded_objects(targets: list[dict[str, torch.Tensor]]) -> PaddedObjects:
-    """The objects of a batch, `targets` as a loss takes them; the real ones of an image come first."""
-    boxes = pad_sequence([at_least_float32(target["boxes"]) for target in targets], batch_first=True)
-    labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
-    counts = torch.tensor([len(target["labels"]) for target in targets], device=labels.device)
-    return PaddedObjects(boxes, labels, torch.arange(labels.shape[1], device=labels.device) < counts[:, None])
+    """The objects of a batch, `targets` as a loss takes them; the real ones of an image come first.
+
+    They are taken from one list of all, so that no image needs a copy of its own.
+    """
+    counts = np.array([len(target["labels"]) for target in targets])
+    is_real = np.arange(counts.max()) < counts[:, None]  # (B, G)
+    places = np.where(is_real, np.cumsum(is_real).reshape(is_real.shape) - 1, counts.sum())  # the last row is that of 0
+    boxes = at_least_float32(torch.cat([target["boxes"] for target in targets]))
+    labels = torch.cat([target["labels"] for target in targets])
+    index = torch.from_numpy(places).to(labels.device, non_blocking=True)
+    return PaddedObjects(F.pad(boxes, (0, 0, 0, 1))[index], F.pad(labels, (0, 1))[index], index != int(counts.sum()))
+
+
+def computes_images_alone(device: torch.device) -> bool:
+    """Whether what does not round alike in tensors of any size is computed for each image: on CPUs, see `image_by_image`.
+
+    On a GPU each image would cost launches of its own.
+    """
+    return device.type == "cpu"
+
+
+def image_by_image(
+    function: Callable[..., torch.Tensor], *values: torch.Tensor, is_real: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`function` of tensors (..., G, A), which computes each number by itself, of what is real; 0 elsewhere.
+
+    On CPUs torch computes the last few numbers of a tensor in another way than the others, with other roundings of powers,
+    logarithms and the like.  There each image is computed alone, so that its bits do not depend on the images beside it.
+
+    Args:
+        is_real: (..., G); None: all are.
+    """
+    if values[0].dim() < 3 or not computes_images_alone(values[0].device):
+        return function(*values)
+    result = torch.zeros_like(values[0])
+    counts = [result.shape[1]] * len(result) if is_real is None else is_real.sum(1).tolist()
+    for place, *own, count in zip(result, *values, counts):
+        place[:count] = function(*(part[:count] for part in own))
+    return result
+
+
+def image_after_image(
+    function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor, counts: list[int]
+) -> torch.Tensor:
+    """As `image_by_image`, of values (N, ...) of which each image has so many, one image after the other."""
+    if not computes_images_alone(values.device):
+        return function(values)
+    return torch.cat([function(own) for own in values.split(counts)])
+
+
+def sums_of_images(values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """The sum of each image's `values` (B, P), which are 0 where they are not real, (B,).
+
+    On CPUs of what is real alone: how many numbers there are decides in which order they are added.
+    """
+    if not computes_images_alone(values.device):
+        return values.sum(1)
+    return torch.stack([own[is_own].sum() for own, is_own in zip(values, is_real)])
+
+
+def assigned_in_parts(
+    assign: Callable[[slice, PaddedObjects], Any], targets: list[dict[str, torch.Tensor]], num_points: int
+) -> list[Any]:
+    """What `assign` gives of the images of each part of a batch, and of their objects; see `parts_of_batch`."""
+    parts = parts_of_batch([len(target["labels"]) for target in targets], num_points)
+    return [assign(images, padded_objects(targets[images])) for images in parts]
 
 
 def parts_of_batch(counts: list[int], num_points: int) -> list[slice]:
@@ -165,12 +222,12 @@ def top_k_mask(values: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def top_counts_mask(values: torch.Tensor, counts: torch.Tensor, *, most: int) -> torch.Tensor:
-    """True at the `counts[g]` largest of each row g of `values` (G, A), with the ties of `top_k_mask`.
+    """True at the `counts[g]` largest of each row g of `values` (..., G, A), with the ties of `top_k_mask`.
 
-    counts: (G, 1) int64, each from 1 to the smaller of `most` and A; `most` is known without looking at the device.
+    counts: (..., G, 1) int64, each from 1 to the smaller of `most` and A; `most` is known without looking at the device.
     """
-    best = values.topk(min(most, values.shape[1]), dim=1).values  # by falling value
-    return _mask_of_largest(values, best.gather(1, counts - 1), counts)
+    best = values.topk(min(most, values.shape[-1]), dim=-1).values  # by falling value
+    return _mask_of_largest(values, best.gather(-1, counts - 1), counts)
 
 
 def _mask_of_largest(values: torch.Tensor, kth_value: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:

@@ -40,26 +40,27 @@ class MaxIoUAssigner:
         self.low_quality = low_quality
 
     def __call__(self, *, anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """The number of the object that each anchor learns, (A,) int64, or BACKGROUND or IGNORED.
+        """The number of the object that each anchor learns, (..., A) int64, or BACKGROUND or IGNORED.
 
         Args:
             anchors: (A, 4) in pixels, with an area.
-            boxes: (G, 4) in pixels, the objects.
+            boxes: (..., G, 4) in pixels, the objects of one image, or of several; one without area takes no anchor.
         """
-        best_iou = anchors.new_zeros(len(anchors))
-        best_object = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+        shape = (*boxes.shape[:-2], len(anchors))
+        best_iou = anchors.new_zeros(shape)
+        best_object = torch.zeros(shape, dtype=torch.int64, device=anchors.device)
         wanted_by = torch.full_like(best_object, BACKGROUND)  # the last object of which the anchor is a best one
-        rows = max(MOST_PAIRS // max(len(anchors), 1), 1)
-        for start in range(0, len(boxes), rows):  # some objects at a time: memory does not grow with all of them
-            ious = pairwise_iou(boxes[start : start + rows], anchors, eps=0.0)  # (rows, A)
-            iou, number = ious.amax(0), ious.argmax(0)  # argmax returns the first of equal values
+        rows = max(MOST_PAIRS // max(best_iou.numel(), 1), 1)
+        for start in range(0, boxes.shape[-2], rows):  # some objects at a time: memory does not grow with all of them
+            ious = pairwise_iou(boxes[..., start : start + rows, :], anchors, eps=0.0)  # (..., rows, A)
+            iou, number = ious.amax(-2), ious.argmax(-2)  # argmax returns the first of equal values
             is_better = iou > best_iou
             best_object = torch.where(is_better, start + number, best_object)
             best_iou = torch.maximum(iou, best_iou)
             if self.low_quality != "off":
-                is_best = (ious == ious.amax(1, keepdim=True)) & (ious > 0)
-                numbers = torch.arange(start, start + len(ious), device=anchors.device)[:, None]
-                wanted_by = torch.maximum(wanted_by, torch.where(is_best, numbers, BACKGROUND).amax(0))
+                is_best = (ious == ious.amax(-1, keepdim=True)) & (ious > 0)
+                numbers = torch.arange(start, start + ious.shape[-2], device=anchors.device)[:, None]
+                wanted_by = torch.maximum(wanted_by, torch.where(is_best, numbers, BACKGROUND).amax(-2))
 
         below = torch.where(best_iou < self.negative_iou, BACKGROUND, IGNORED)
         objects = torch.where((best_iou >= self.positive_iou) & (best_iou > 0), best_object, below)

@@ -20,6 +20,7 @@ from public.losses.assigners.assignment import (
     Assignment,
     all_background,
     assignment_of,
+    image_by_image,
     one_object_each,
     top_counts_mask,
 )
@@ -54,45 +55,59 @@ class SimOTAAssigner:
         predicted_boxes: torch.Tensor,
         boxes: torch.Tensor,
         labels: torch.Tensor,
+        is_real: torch.Tensor | None = None,
     ) -> Assignment:
-        """Assigns the points of one image.  The label of background is K; a point's score is its IoU with its object.
+        """Assigns the points of one image, or of several: `...` is nothing, or B.
+
+        The label of background is K; a point's score is its IoU with its object.
 
         Args:
             points: (A, 2) in pixels, the centres of the cells; `strides`: (A, 1), pixels a cell of the level of each.
-            class_scores: (A, K) in [0, 1], square root of object times class probability, and `predicted_boxes`: (A, 4)
-                in pixels, without gradient.
-            boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+            class_scores: (..., A, K) in [0, 1], square root of object times class probability, and `predicted_boxes`:
+                (..., A, 4) in pixels, without gradient.
+            boxes: (..., G, 4) in pixels, the objects; `labels`: (..., G) int64.
+            is_real: (..., G), of `PaddedObjects`; None: all are.
         """
-        num_points, num_classes = class_scores.shape
-        if len(boxes) == 0:
+        num_points, num_classes = class_scores.shape[-2:]
+        if boxes.shape[-2] == 0:
             return all_background(num_points, num_classes, predicted_boxes)
-        ious = pairwise_iou(boxes, predicted_boxes, eps=IOU_EPS)  # (G, A)
+        ious = pairwise_iou(boxes, predicted_boxes, eps=IOU_EPS)  # (..., G, A)
         is_near = self._near_centre(points, strides, boxes)
-        is_candidate = is_near.any(0)  # (A,)
-        costs = self._costs(class_scores, labels, ious, is_near).masked_fill_(~is_candidate, torch.inf)
+        may_claim = is_near if is_real is None else is_near & is_real[..., None]
+        is_candidate = may_claim.any(-2, keepdim=True)  # (..., 1, A)
+        costs = self._costs(class_scores, labels, ious, is_near, is_real)
+        may_compete = is_candidate if is_real is None else is_candidate & is_real[..., None]
+        costs = costs.masked_fill_(~may_compete, torch.inf)
         counts = self._counts(ious * is_candidate)
-        is_claimed = top_counts_mask(-costs, counts, most=self.top_k) & is_candidate
+        is_claimed = top_counts_mask(-costs, counts, most=self.top_k) & may_compete
         objects, is_positive = one_object_each(is_claimed, -costs)
-        scores = ious.gather(0, objects[None])[0]  # (A,)
+        scores = ious.gather(-2, objects[..., None, :]).squeeze(-2)  # (..., A)
         return assignment_of(objects, is_positive, scores, boxes=boxes, labels=labels, num_classes=num_classes)
 
     def _near_centre(self, points: torch.Tensor, strides: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """True where a point lies inside the square around an object's centre, (G, A)."""
-        centres = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]  # (G, 1, 2)
+        """True where a point lies inside the square around an object's centre, (..., G, A)."""
+        centres = ((boxes[..., :2] + boxes[..., 2:]) / 2)[..., None, :]  # (..., G, 1, 2)
         radii = self.centre_radius * strides  # (A, 1)
-        from_low, from_high = points - (centres - radii), (centres + radii) - points  # (G, A, 2)
+        from_low, from_high = points - (centres - radii), (centres + radii) - points  # (..., G, A, 2)
         return (torch.minimum(from_low, from_high) > 0).all(-1)
 
     def _counts(self, ious: torch.Tensor) -> torch.Tensor:
-        """How many points each object claims, (G, 1): the sum of its best IoUs (G, A), rounded down, at least 1."""
-        most = min(self.top_k, ious.shape[1])
-        return ious.topk(most, dim=1).values.sum(1, keepdim=True).long().clamp(1, most)
+        """How many points each object claims, (..., G, 1): the sum of its best IoUs (..., G, A), rounded down, at least 1."""
+        most = min(self.top_k, ious.shape[-1])
+        return ious.topk(most, dim=-1).values.sum(-1, keepdim=True).long().clamp(1, most)
 
     def _costs(
-        self, class_scores: torch.Tensor, labels: torch.Tensor, ious: torch.Tensor, is_near: torch.Tensor
+        self,
+        class_scores: torch.Tensor,
+        labels: torch.Tensor,
+        ious: torch.Tensor,
+        is_near: torch.Tensor,
+        is_real: torch.Tensor | None,
     ) -> torch.Tensor:
-        """(G, A): binary cross-entropy of all classes, weighted -log IoU, and FAR_COST where the point is far."""
-        log_scores = class_scores.log().clamp_(min=LOG_OF_ZERO)  # (A, K)
-        log_rest = torch.log1p(-class_scores).clamp_(min=LOG_OF_ZERO)
-        class_costs = (log_rest - log_scores).T[labels] - log_rest.sum(1)  # (G, A)
-        return class_costs - self.iou_weight * (ious + LOG_EPS).log() + FAR_COST * ~is_near
+        """(..., G, A): binary cross-entropy of all classes, weighted -log IoU, and FAR_COST where the point is far."""
+        log_scores = image_by_image(torch.log, class_scores).clamp_(min=LOG_OF_ZERO)  # (..., A, K)
+        log_rest = image_by_image(torch.log1p, -class_scores).clamp_(min=LOG_OF_ZERO)
+        own_costs = (log_rest - log_scores).mT.gather(-2, labels[..., None].expand(ious.shape))  # (..., G, A)
+        class_costs = own_costs - log_rest.sum(-1)[..., None, :]
+        log_ious = image_by_image(torch.log, ious + LOG_EPS, is_real=is_real)
+        return class_costs - self.iou_weight * log_ious + FAR_COST * ~is_near

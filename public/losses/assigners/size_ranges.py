@@ -49,45 +49,46 @@ class SizeRangeAssigner:
         level_sizes: tuple[tuple[int, int], ...],
         boxes: torch.Tensor,
     ) -> torch.Tensor:
-        """The number of the object that each point learns, (A,) int64, BACKGROUND where there is none.
+        """The number of the object that each point learns, (..., A) int64, BACKGROUND where there is none.
 
         Args:
             points: (A, 2) in pixels; `strides`: (A, 1).
             level_sizes: (height, width) of the L levels, whose points follow each other.
-            boxes: (G, 4) in pixels, the objects.
+            boxes: (..., G, 4) in pixels, the objects of one image, or of several; one without area claims no point.
 
         Raises:
             ValueError: another number of levels than of ranges.
         """
         if len(level_sizes) != len(self.lowest):
             raise ValueError(f"{len(level_sizes)} levels, but ranges for {len(self.lowest)}: {self.lowest}")
-        if len(boxes) == 0:
-            return torch.full((len(points),), BACKGROUND, device=points.device)
-        is_claimed = points_inside(points, boxes, margin=0.0) & self._is_in_range(points, level_sizes, boxes)  # (G, A)
+        if boxes.shape[-2] == 0:
+            return torch.full((*boxes.shape[:-2], len(points)), BACKGROUND, device=points.device)
+        is_claimed = points_inside(points, boxes, margin=0.0) & self._is_in_range(points, level_sizes, boxes)
         if self.centre_radius is not None:
-            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+            centres = (boxes[..., :2] + boxes[..., 2:]) / 2
             for axis in (0, 1):
-                offsets = (points[:, axis] - centres[:, axis, None]).abs_()  # (G, A)
+                offsets = (points[:, axis] - centres[..., axis, None]).abs_()  # (..., G, A)
                 is_claimed &= offsets < self.centre_radius * strides[:, 0]
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
         if self.area_rounding is not None:
             areas = (areas / self.area_rounding).round() * self.area_rounding
-        by_area = areas.argsort(stable=True)
-        first_claim = is_claimed[by_area].to(torch.uint8).argmax(0)  # argmax returns the first of equal values
-        return torch.where(is_claimed.any(0), by_area[first_claim], BACKGROUND)
+        by_area = areas.argsort(dim=-1, stable=True)  # (..., G)
+        in_order = is_claimed.gather(-2, by_area[..., None].expand(is_claimed.shape))
+        first_claim = in_order.to(torch.uint8).argmax(-2)  # argmax returns the first of equal values
+        return torch.where(is_claimed.any(-2), by_area.gather(-1, first_claim), BACKGROUND)
 
     def _is_in_range(
         self, points: torch.Tensor, level_sizes: tuple[tuple[int, int], ...], boxes: torch.Tensor
     ) -> torch.Tensor:
-        """True where the farthest side of a box (G, 4) is in the range of the point's level, (G, A)."""
+        """True where the farthest side of a box (..., G, 4) is in the range of the point's level, (..., G, A)."""
         x, y = points[:, 0], points[:, 1]
-        left, top, right, bottom = boxes[:, :, None].unbind(1)  # (G, 1) each
-        farthest = x - left  # (G, A)
+        left, top, right, bottom = boxes[..., None].unbind(-2)  # (..., G, 1) each
+        farthest = x - left  # (..., G, A)
         for distances in (y - top, right - x, bottom - y):
             farthest = torch.maximum(farthest, distances)
         in_range = []
         lengths = [height * width for height, width in level_sizes]
-        for level, low, high in zip(farthest.split(lengths, dim=1), self.lowest, self.highest):
+        for level, low, high in zip(farthest.split(lengths, dim=-1), self.lowest, self.highest):
             is_closed = self.ends == "closed"
             in_range.append((level >= low) & (level <= high) if is_closed else (level > low) & (level < high))
-        return torch.cat(in_range, dim=1)
+        return torch.cat(in_range, dim=-1)

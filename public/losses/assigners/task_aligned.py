@@ -14,6 +14,7 @@ from public.losses.assigners.assignment import (
     Assignment,
     all_background,
     assignment_of,
+    image_by_image,
     one_object_each,
     points_inside,
     points_near_centre,
@@ -65,7 +66,8 @@ class TaskAlignedAssigner:
             return all_background(num_points, num_classes, predicted_boxes)
         ious = pairwise_iou(boxes, predicted_boxes, eps=EPS)  # (..., G, A)
         own_scores = class_scores.mT.gather(-2, labels[..., None].expand(ious.shape))
-        metrics = _power(own_scores, self.alpha, is_real) * _power(ious, self.beta, is_real)
+        scores_to_alpha = image_by_image(lambda own: own.pow(self.alpha), own_scores, is_real=is_real)
+        metrics = scores_to_alpha * image_by_image(lambda own: own.pow(self.beta), ious, is_real=is_real)
         is_eligible = self._eligible(points, strides, boxes)
         if is_real is not None:
             is_eligible &= is_real[..., None]
@@ -79,20 +81,6 @@ class TaskAlignedAssigner:
         if self.centre_radius is None:
             return points_inside(points, boxes, margin=EPS)
         return points_near_centre(points, boxes, radii=self.centre_radius * strides.squeeze(1))
-
-
-def _power(values: torch.Tensor, exponent: float, is_real: torch.Tensor | None) -> torch.Tensor:
-    """values (..., G, A) to a power, of what is real.
-
-    On CPUs torch computes the last few values of a tensor in another way than the others, with other roundings.  There each
-    image is computed alone, so that its bits do not depend on the images beside it.
-    """
-    if is_real is None or values.device.type != "cpu":
-        return values.pow(exponent)
-    powers = torch.zeros_like(values)
-    for own, result, count in zip(values, powers, is_real.sum(1).tolist()):
-        torch.pow(own[:count], exponent, out=result[:count])
-    return powers
 
 
 def _normalised_metrics(

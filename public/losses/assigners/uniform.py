@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 import torch
 
-from public.losses.assigners.assignment import BACKGROUND, IGNORED
+from public.losses.assigners.assignment import BACKGROUND, IGNORED, boxes_of
 from public.losses.box import iou, pairwise_iou
 
 IOU_EPS = 1e-9
 
 
 class UniformAssignment(NamedTuple):
-    """What the anchors of one image have to learn.
+    """What the anchors of one image, or of several, have to learn: `...` is nothing, or B.
 
-    `labels` (A,) int64, the number of classes for background; `is_counted` (A,) bool, False where an anchor is ignored by
-    the class loss; `learnt` (A,) int64, the number of the object that decides an anchor's class, BACKGROUND or IGNORED.
-    `anchors` (P,) and `objects` (P,) int64 are the pairs whose boxes are compared, `is_positive` (P,) bool
-    whether a pair counts there.
+    `labels` (..., A) int64, the number of classes for background; `is_counted` (..., A) bool, False where an anchor is
+    ignored by the class loss; `learnt` (..., A) int64, the number of the object that decides an anchor's class, BACKGROUND or
+    IGNORED.  `anchors` (..., P) and `objects` (..., P) int64 are the pairs whose boxes are compared, `is_positive` (..., P)
+    bool whether a pair counts there; `is_real` (..., P) bool, False at pairs that stand where other images have more objects.
     """
 
     labels: torch.Tensor
@@ -38,6 +38,7 @@ class UniformAssignment(NamedTuple):
     anchors: torch.Tensor
     objects: torch.Tensor
     is_positive: torch.Tensor
+    is_real: torch.Tensor
 
 
 class UniformAssigner:
@@ -62,59 +63,67 @@ class UniformAssigner:
         boxes: torch.Tensor,
         labels: torch.Tensor,
         num_classes: int,
+        is_real: torch.Tensor | None = None,
     ) -> UniformAssignment:
-        """Assigns the anchors of one image.
+        """Assigns the anchors of one image, or of several.
 
         Args:
-            anchors, predicted_boxes: (A, 4) in pixels, without gradient.
-            boxes: (G, 4) in pixels, the objects; `labels`: (G,) int64.
+            anchors: (A, 4) and predicted_boxes: (..., A, 4) in pixels, without gradient.
+            boxes: (..., G, 4) in pixels, the objects; `labels`: (..., G) int64.
             num_classes: the label of background.
+            is_real: (..., G), of `PaddedObjects`; None: all are.
         """
-        num_anchors, num_objects = len(anchors), len(boxes)
+        num_anchors, num_objects = len(anchors), boxes.shape[-2]
         if num_objects == 0:
-            background = torch.full((num_anchors,), num_classes, device=anchors.device)
-            none = background[:0]
+            background = torch.full((*boxes.shape[:-2], num_anchors), num_classes, device=anchors.device)
+            none = background[..., :0]
             no_object = torch.full_like(background, BACKGROUND)
-            return UniformAssignment(background, background == num_classes, no_object, none, none, none.bool())
-        by_prediction = nearest(predicted_boxes, boxes, self.num_matches)  # (num_matches, G)
+            return UniformAssignment(background, background == num_classes, no_object, none, none, *[none.bool()] * 2)
+        by_prediction = nearest(predicted_boxes, boxes, self.num_matches)  # (..., num_matches, G)
         by_anchor = nearest(anchors, boxes, self.num_matches)
-        pairs = torch.cat([by_prediction, by_anchor], dim=1)  # (num_matches, 2 G)
-        matched = pairs.flatten()  # (P,)
-        objects = torch.arange(num_objects, device=matched.device).repeat(2 * len(pairs))
-        is_positive = iou(anchors[matched], boxes[objects], eps=IOU_EPS) >= self.min_positive_iou
-        is_too_good = pairwise_iou(boxes, predicted_boxes, eps=IOU_EPS).amax(0) > self.max_negative_iou  # (A,)
+        pairs = torch.cat([by_prediction, by_anchor], dim=-1)  # (..., num_matches, 2 G)
+        num_ranks = pairs.shape[-2]
+        matched = pairs.flatten(-2)  # (..., P)
+        objects = torch.arange(num_objects, device=matched.device).repeat(2 * num_ranks).expand(matched.shape)
+        is_real_pair = torch.ones_like(matched, dtype=torch.bool) if is_real is None else is_real.gather(-1, objects)
+        is_positive = iou(anchors[matched], boxes_of(objects, boxes), eps=IOU_EPS) >= self.min_positive_iou
+        is_positive &= is_real_pair
+        is_too_good = pairwise_iou(boxes, predicted_boxes, eps=IOU_EPS).amax(-2) > self.max_negative_iou  # (..., A)
 
-        last, is_matched = last_match(matched, num_anchors)
-        is_object = is_matched & is_positive[last]
+        last, is_matched = last_match(torch.where(is_real_pair, matched, num_anchors), num_anchors)
+        is_object = is_matched & is_positive.gather(-1, last)
         is_counted = torch.where(is_matched, is_object, ~is_too_good)
+        learnt = objects.gather(-1, last)  # (..., A)
         return UniformAssignment(
-            labels=torch.where(is_object, labels[objects[last]], num_classes),
+            labels=torch.where(is_object, labels.gather(-1, learnt), num_classes),
             is_counted=is_counted,
-            learnt=torch.where(is_object, objects[last], torch.where(is_counted, BACKGROUND, IGNORED)),
+            learnt=torch.where(is_object, learnt, torch.where(is_counted, BACKGROUND, IGNORED)),
             anchors=matched,
             objects=objects,
             is_positive=is_positive,
+            is_real=is_real_pair,
         )
 
 
 def nearest(candidates: torch.Tensor, boxes: torch.Tensor, count: int) -> torch.Tensor:
-    """Which of the `candidates` (A, 4) are nearest to each of `boxes` (G, 4): (count, G) int64, the nearest first.
+    """Which of the `candidates` (..., A, 4) are nearest to each of `boxes` (..., G, 4): (..., count, G), the nearest first.
 
     There are fewer rows where there are fewer candidates.
     """
-    distances = torch.cdist(_cxcywh(boxes), _cxcywh(candidates), p=1)  # (G, A)
-    return distances.topk(min(count, len(candidates)), dim=1, largest=False).indices.T
+    distances = torch.cdist(_cxcywh(boxes), _cxcywh(candidates), p=1)  # (..., G, A)
+    return distances.topk(min(count, candidates.shape[-2]), dim=-1, largest=False).indices.mT
 
 
 def last_match(matched: torch.Tensor, num_anchors: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The place in `matched` (P,), P > 0, at which each anchor stands last: (A,), and whether it stands there at all (A,).
+    """The place in `matched` (..., P), P > 0, at which each anchor stands last, and whether it stands there: both (..., A).
 
-    Found by sorting, because writing to one place several times has no fixed order on a GPU.
+    What is no anchor's number matches none.  Found by sorting, because writing to one place several times has no fixed order
+    on a GPU.
     """
-    ordered, places = matched.sort(stable=True)
-    anchors = torch.arange(num_anchors, device=matched.device)
-    last = (torch.searchsorted(ordered, anchors, right=True) - 1).clamp(min=0)
-    return places[last], ordered[last] == anchors
+    ordered, places = matched.sort(dim=-1, stable=True)
+    anchors = torch.arange(num_anchors, device=matched.device).expand(*matched.shape[:-1], num_anchors)
+    last = (torch.searchsorted(ordered, anchors.contiguous(), right=True) - 1).clamp(min=0)
+    return places.gather(-1, last), ordered.gather(-1, last) == anchors
 
 
 def _cxcywh(boxes: torch.Tensor) -> torch.Tensor:
