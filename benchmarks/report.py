@@ -29,6 +29,7 @@ PROGRAMS: dict[str, list[str]] = {  # name: what makes it short
     "evaluation": ["--short"],
     "read_image": ["--most", "20", "--rounds", "3"],
     "data_pipeline": ["--pictures", "32", "--samples", "20"],
+    "pipelines": ["--pictures", "16", "--samples", "60"],
     "train_step": ["--rounds", "3", "--warmup", "1"],
     "determinism": ["--rounds", "3"],
     "distilled_step": ["--rounds", "2"],
