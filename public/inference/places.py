@@ -21,14 +21,18 @@ from public.weights.known import find_known
 def find_weights(folder: str, weights: str | None) -> tuple[Experiment, Path]:
     """The experiment and the checkpoint for `<experiment folder or run> [weights]`.
 
-    Without `weights`: the best of the run, or of the experiment's newest run.  Where the checkpoint lies in a run, the
-    settings are those of the run, so that a command repeats what training did.
+    Without `weights`: the best of the run, or of the experiment's newest run.  `weights` may be the folder of a run, too, for
+    its best.  Where the checkpoint lies in a run, the settings are those of the run, so that a command repeats what training
+    did.
 
     Raises:
         FileNotFoundError: there are no such weights, saying how to make them.
     """
     experiment = load_experiment(folder)
     path = Path(weights).resolve() if weights else newest_weights(experiment)
+    if path is not None and path.is_dir():
+        experiment = load_experiment(path)
+        path = newest_weights(experiment)
     if path is None:
         raise FileNotFoundError(
             f"{experiment.folder} has no trained run yet: run its train.py first, or name the weights"

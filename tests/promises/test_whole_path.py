@@ -18,6 +18,7 @@ import public
 from public import random_streams
 from public.checkpoint_files import digest, load_checkpoint
 from public.inference import detector
+from public.inference.places import find_weights
 from public.models import create_model
 from public.runs.experiment import load_experiment
 from public.tasks.detection import DetectionTask
@@ -291,6 +292,9 @@ def test_a_run_and_an_experiment_stand_for_their_best_weights(trained, fresh, tm
         for place in (trained.runs[0] / "best.pth", trained.runs[0], str(trained.folder))
     ]
     assert scores[0] == scores[1] == scores[2] != []
+    for weights in (None, trained.runs[0], trained.runs[0] / "best.pth"):  # as the commands are given them
+        experiment, path = find_weights(str(trained.folder), weights and str(weights))
+        assert (experiment.run, path) == (trained.runs[0], trained.runs[0] / "best.pth")
     with pytest.raises(FileNotFoundError, match=r"has no best\.pth yet"):
         public.load(fresh.folder)
     with pytest.raises(FileNotFoundError, match="neither an experiment's folder"):
