@@ -7,6 +7,7 @@ Boxes are x1 y1 x2 y2 with continuous coordinates: pixel column c covers [c, c +
 """
 
 import copy
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -346,6 +347,11 @@ def assemble(
     )
 
 
+def _each_row(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Each row of `values` (M, N) combined, (M,): `combine.reduce(values, axis=1)`, which is slow where rows are short."""
+    return functools.reduce(combine, values.T)
+
+
 def _usable_boxes(images, objects, first_pixel, image_root):
     """((M, 4) float32 boxes within their images, (M,) which of them to keep, the defects)."""
     owners = np.asarray(objects.image_indices, dtype=np.int64)
@@ -355,14 +361,14 @@ def _usable_boxes(images, objects, first_pixel, image_root):
         boxes = (written - [first_pixel, first_pixel, 0, 0]).astype(np.float32)
     inside = np.clip(boxes, 0, limits)
 
-    is_finite = np.isfinite(written).all(axis=1)
-    is_inverted = (written[:, 2:] < written[:, :2]).any(axis=1)
+    is_finite = _each_row(np.logical_and, np.isfinite(written))
+    is_inverted = _each_row(np.logical_or, written[:, 2:] < written[:, :2])
     # where both corners belong to the object, equal ones are a pixel apart; a single pixel is a click without a drag
-    is_point = (written[:, 2:] == written[:, :2]).all(axis=1)
-    has_size = (written[:, 2:] > written[:, :2] - first_pixel).all(axis=1) & ~is_point
-    is_visible = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    is_point = _each_row(np.logical_and, written[:, 2:] == written[:, :2])
+    has_size = _each_row(np.logical_and, written[:, 2:] > written[:, :2] - first_pixel) & ~is_point
+    is_visible = _each_row(np.logical_and, inside[:, 2:] > inside[:, :2])
     is_kept = is_finite & ~is_inverted & has_size & is_visible
-    is_clipped = is_kept & (inside != boxes).any(axis=1)
+    is_clipped = is_kept & _each_row(np.logical_or, inside != boxes)
     cases = [
         (~is_finite, "box not finite", "not finite"),
         (is_inverted, "inverted box", "zero or negative size"),
@@ -381,15 +387,15 @@ def _usable_boxes(images, objects, first_pixel, image_root):
 def _usable_areas(images, objects, boxes, is_kept, image_root):
     """((M,) float64 areas, those of the boxes where the written ones cannot be; the defects)."""
     sides = boxes[:, 2:] - boxes[:, :2]  # of what lies within the image
-    within = sides.astype(np.float64).prod(axis=1)
+    within = _each_row(np.multiply, sides.astype(np.float64))
     if objects.areas is None:
         return within, []
     written = np.asarray(objects.boxes, dtype=np.float64).reshape(-1, 4)
     areas = np.asarray(objects.areas, dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not kept
-        most = (written[:, 2:] - written[:, :2] + 2).prod(axis=1)
+        most = _each_row(np.multiply, written[:, 2:] - written[:, :2] + 2)
         is_impossible = is_kept & ~((areas > 0) & (areas <= most))
-        is_cut = is_kept & (areas > (sides.astype(np.float64) + 2).prod(axis=1))
+        is_cut = is_kept & (areas > _each_row(np.multiply, sides.astype(np.float64) + 2))
     defects = []
     for i in np.flatnonzero(is_impossible):
         reason = (

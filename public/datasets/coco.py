@@ -183,7 +183,7 @@ def _of_columns(columns: Columns) -> _Found:
             difficult=np.zeros(len(boxes), dtype=bool),  # type: ignore[arg-type]
             crowd=columns.crowd,  # type: ignore[arg-type]
             areas=columns.areas,  # type: ignore[arg-type]
-            numbers=columns.numbers.tolist(),
+            numbers=columns.numbers,  # type: ignore[arg-type]
         )
 
     return _Found(
