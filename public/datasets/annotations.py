@@ -423,6 +423,7 @@ def _duplicate_boxes(images, objects, image_root):
 
 def _box_defect(images, objects, i, kind, reason, image_root):
     owner, number = objects.image_indices[i], objects.numbers[i]
+    number = number.item() if isinstance(number, np.generic) else number
     box = [float(corner) for corner in objects.boxes[i]]
     file, picture = images.files[owner], os.path.join(image_root, images.names[owner])
     where = os.path.basename(picture) + ", " if file.endswith(".json") else ""
