@@ -33,9 +33,22 @@ def decide_lent(model: Any) -> None:
 
 def train(model: nn.Module) -> None:
     """Puts `model` into train mode, and what is lent to it into eval mode."""
-    model.train()
-    for name in lent_parts(model):
+    lent = lent_parts(model)
+    if not all(module.training for module in modules_without(model, lent)):  # setting it costs milliseconds a step
+        model.train()
+    for name in lent:
         getattr(model, name).eval()
+
+
+def modules_without(model: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
+    """`model` and all modules in it, each once, in torch's order, without the children `names` and theirs."""
+    waiting, seen = [model], {id(getattr(model, name)) for name in names if name in model._modules}
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            yield module
+            waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,8 +15,8 @@ from public.models.fuse import fuse
 from public.models.loading import load_weights
 from public.models.operations import count_operations, example_input
 from public.parallel.sync_batchnorm import SyncBatchNorm2d, convert_sync_batchnorm
-from public.parts import decide_lent, lent_parts, load_state, own_modules, state_of
-from public.training.ema import EMA
+from public.parts import decide_lent, lent_parts, load_state, modules_without, own_modules, state_of, train
+from public.training.ema import EMA, _tensors
 from public.training.freezing import freeze_parameters
 from public.training.run import build_state
 from tests.helpers.small_task import make_trainer, run_steps
@@ -171,3 +171,26 @@ def test_an_auxiliary_head_that_a_page_freezes_stays_state(config):
     decide_lent(pair)
     freeze_parameters(pair, ("adapter",))
     assert lent_parts(pair) == ("teacher",)
+
+
+def test_tensors_and_modules_come_as_torch_names_them():
+    """Each once, those that two modules share, too; and without some children."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), nn.BatchNorm1d(2))
+    model.add_module("none", None)
+    for left_out in ((), ("1",), ("0", "2")):
+        named = [*model.named_parameters(), *model.named_buffers()]
+        expected = [id(tensor) for name, tensor in named if name.split(".")[0] not in left_out]
+        assert [id(tensor) for tensor in _tensors(model, left_out)] == expected
+    model[1].append(model[0])
+    model[1][1].weight = model[0].weight
+    expected = [*model.parameters(), *model.buffers()]
+    assert [id(tensor) for tensor in _tensors(model, ())] == [id(tensor) for tensor in expected]
+    assert list(modules_without(model, ())) == list(model.modules())
+
+
+def test_a_module_that_was_put_aside_trains_again():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2)))
+    for module in (model, model[1][0]):
+        module.eval()
+        train(model)
+        assert all(part.training for part in model.modules())
