@@ -119,6 +119,9 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.export path/to/best.pth --format torch ncnn --pictures photos/ -o exported": (
         "tests/export/test_command.py::test_a_checkpoint_alone"
     ),
+    "python -m public.test_scripts.table_of_exports PicoDet --format executorch litert --outputs raw boxes": (
+        "tests/export/test_table_of_exports.py::test_the_command"
+    ),
     "python -m public.test_scripts.table_of_exports --output docs/export.md": (
         "tests/export/test_table_of_exports.py::test_the_command"
     ),
