@@ -1,7 +1,7 @@
 """Times a detector as the runtimes compute it, in turns: eager, fused channels-last, and its exported files.
 
     python -m benchmarks.inference [ppyoloe_s yolox_s picodet_s_416] [--rounds 15] [--clock cpu] [--size 640]
-        [--formats onnx openvino ncnn]
+        [--formats onnx openvino ncnn] [--folder FOLDER]
 
 One image a call, one thread, float32.  Weights are random with outputs that vary (`public.export.lively`); the threshold lies
 so that 300 scores are above it, as in a usual picture with many candidates.  Every round times every way once, in turns, so
@@ -12,12 +12,14 @@ that what else the machine does meets all of them; medians, and the median of ea
   nms         outputs to detections
   end to end  picture to detections in its pixels
 
-The first call, with opening the file, and the memory by which a process grows for it are taken in a forked process of its
-own.  --clock cpu counts the time that a processor worked for this process, which other processes disturb less than the clock
-on the wall.
+The first call, with opening the file, is taken in a forked process of its own, and so is the memory: by how much the process
+has grown at its peak (VmHWM, Linux), its runtime's libraries included, torch's not.  --clock cpu counts the time that a
+processor worked for this process, which other processes disturb less than the clock on the wall.
 """
 
 import argparse
+import ctypes
+import gc
 import importlib
 import os
 import pickle
@@ -60,6 +62,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the input in pixels, in place of 640, of PicoDet 416")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--clock", default="cpu", choices=tuple(CLOCKS))
+    parser.add_argument(
+        "--folder", type=Path, help="where exported files are kept, and taken from where they lie there"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     importlib.import_module("torchvision.ops")  # whose import takes seconds, which the first NMS of a process would pay
@@ -69,7 +74,7 @@ def main() -> None:
     print("| --- " * 9 + "|")
     for name in options.names:
         with tempfile.TemporaryDirectory() as folder:
-            measure(name, options, Path(folder))
+            measure(name, options, options.folder or Path(folder))
 
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> None:
@@ -80,9 +85,10 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> None:
         FUSED: (lambda: of_torch(model, decoder, spec, is_fused=True), []),
     }
     for form in options.formats:
-        path = folder / f"{name}{FORMATS[form].suffix}"
+        path = folder / f"{name}_{spec.size[0]}{FORMATS[form].suffix}"
         request = Request(format=form, outputs="boxes", input_form=None, precision="float32", batch=1)
-        run_aside(partial(export, request, path, model, decoder, spec, picture))
+        if not path.is_file():
+            run_aside(partial(export, request, path, model, decoder, spec, picture))
         openers[form] = (lambda p=path: of_file(p, spec), files_of(path))
     firsts = {
         way: run_aside(lambda o=opener: first_call(o, picture, options.clock)) for way, (opener, _) in openers.items()
@@ -149,16 +155,19 @@ def in_turns(parts: dict[str, dict[str, Callable]], rounds: int, clock: Callable
 
 
 def first_call(opener: Callable[[], Subject], picture: np.ndarray, clock: str) -> tuple[float, float]:
-    """Seconds from nothing to the first detections, and MiB by which the process grew."""
-    before, start = memory_now(), CLOCKS[clock]()
+    """Seconds from nothing to the first detections, and MiB by which the process had grown at its peak."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was free before is not to make room
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before, start = memory("VmRSS"), CLOCKS[clock]()
     detect_all(opener(), [picture])
-    return CLOCKS[clock]() - start, memory_now() - before
+    return CLOCKS[clock]() - start, memory("VmHWM") - before
 
 
-def memory_now() -> float:
-    """MiB that this process has in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def memory(name: str) -> float:
+    """MiB of this process: "VmRSS", now; "VmHWM", at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**10
 
 
 def run_aside(function: Callable[[], Any]) -> Any:

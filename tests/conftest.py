@@ -20,6 +20,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz-cases", type=int, help="cases of each kind of file in test_fuzz.py (300; 60 with a network)"
     )
+    parser.addoption(
+        "--whole-table", action="store_true", help="write every network in every format (test_table_of_exports.py)"
+    )
 
 
 def pytest_collection_modifyitems(items):

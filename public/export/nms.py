@@ -8,6 +8,7 @@ Legend: B batch, A anchors, K classes, N detections at most.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -57,10 +58,12 @@ def _best(
     boxes: torch.Tensor, values: torch.Tensor, is_finite: torch.Tensor, keep_top_k: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The best of `values` (B, K, A), with their boxes of (B, A, 4)."""
-    num_anchors = boxes.shape[1]
+    num_anchors: Any = boxes.shape[1]
     flat = values.flatten(1)  # (B, K * A)
     best, places = flat.topk(torch.sym_min(keep_top_k, flat.shape[1]), dim=1)  # (B, N)
     is_found = best > OUTSIDE
+    if not isinstance(num_anchors, int):  # a symbol, which ONNX's exporter divides by as a tensor only
+        num_anchors = torch.full_like(places, num_anchors)
     own = boxes.gather(1, (places % num_anchors)[..., None].expand(-1, -1, 4))
     counts = torch.where(is_finite, is_found.sum(1), -1)
     labels = torch.where(is_found, places // num_anchors, NO_LABEL)

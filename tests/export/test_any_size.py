@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 import public
-from public.export.formats import find_format
+from public.export.formats import FORMATS, find_format
 from public.export.graph import ExportGraph
 from public.export.onnx_file import write_onnx
+from public.export.writing import Request, write
 from public.inference.detector import Detector
 from tests.export.conftest import NAMES, SPEC
 from tests.export.test_files import assert_same, needs
+from tests.helpers.cells import Cells
 from tests.helpers.lively import pictures
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime, which is not installed: make setup-export")
@@ -22,10 +24,43 @@ from public.export.runners import standalone
 OTHER = (96, 64)  # pixels; the tiny network's own size is 64 x 96
 
 
-@pytest.fixture(params=["onnx", "openvino"])
-def written(request, write_tiny):
-    needs(request.param)
-    return write_tiny(request.param, "boxes", any_size=True)
+# what a whole network gives takes the exporters long, so the other outputs are those of a network of a layer a level
+FILES = [("onnx", "boxes"), ("openvino", "boxes"), ("onnx", "detections"), ("openvino", "detections")]
+
+
+@pytest.fixture(scope="module")
+def cells(tiny):
+    return Cells(tiny[0]).eval()
+
+
+@pytest.fixture(scope="module")
+def write_one(tiny, cells, write_tiny, tmp_path_factory):
+    """A function that writes a file for any size, once: of boxes that of `cells`, of detections that of the tiny network."""
+    settings, kept = tiny[0], {}
+
+    def written(name: str, outputs: str):
+        needs(name)
+        if outputs == "detections":
+            return write_tiny(name, outputs, any_size=True)
+        if name not in kept:
+            kept[name] = write(
+                Request(format=name, outputs=outputs, input_form=None, precision="float32", batch=None, any_size=True),
+                tmp_path_factory.mktemp("any_size") / f"cells{FORMATS[name].suffix}",
+                model=cells,
+                decoder=settings.build_decoder(),
+                spec=SPEC,
+                class_names=NAMES,
+                pictures=pictures(4),
+                source={},
+            )
+        return kept[name]
+
+    return written
+
+
+@pytest.fixture(params=FILES, ids=" ".join)
+def written(request, write_one):
+    return write_one(*request.param)
 
 
 def test_three_sizes_are_compared(written):
@@ -37,9 +72,9 @@ def test_three_sizes_are_compared(written):
     assert written.parity.entries() in results.values()
 
 
-def test_it_is_a_detector_at_another_size(written, tiny):
+def test_it_is_a_detector_at_another_size(written, tiny, cells):
     """The same boxes as of the weights, of a batch as well."""
-    settings, model = tiny
+    settings, model = tiny[0], tiny[1] if written.card.outputs == "detections" else cells
     spec = dataclasses.replace(SPEC, size=OTHER)
     parts = {"decoder": settings.build_decoder(), "spec": spec, "class_names": NAMES, "device": torch.device("cpu")}
     own, file = Detector(model=model, **parts), public.load(written.path)
@@ -61,9 +96,9 @@ def test_sides_that_are_no_multiples_are_refused(written):
         )  # fmt: skip
 
 
-def test_standalone_takes_it(write_tiny, tmp_path):
-    needs("onnx")
-    path = write_tiny("onnx", "boxes", any_size=True).path
+@pytest.mark.parametrize("outputs", ["boxes", "detections"])
+def test_standalone_takes_it(outputs, write_one):
+    path = write_one("onnx", outputs).path
     (image,) = pictures(1)
     found, expected = standalone.Runner(str(path))(image, 0.31), public.load(path)(image, 0.31)
     np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.01)

@@ -30,10 +30,12 @@ CASES = {
 }
 
 
-def made(seed: int, *, is_tied: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def made(
+    seed: int, levels: tuple[int, int] = LEVELS, *, is_tied: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Boxes (2, A, 4), scores and other scores (2, A, 3): clusters that overlap, some boxes without area."""
     rng = np.random.default_rng(seed)
-    count = sum(LEVELS)
+    count = sum(levels)
     centres = rng.integers(1, 5, (2, count, 2)) * 20.0 + rng.normal(0, 3, (2, count, 2))
     sides = rng.uniform(0, 30, (2, count, 2)) * (rng.random((2, count, 1)) > 0.1)
     boxes = np.concatenate([centres - sides / 2, centres + sides / 2], -1)
@@ -80,23 +82,30 @@ IN_ONNX = [CASES[name] for name in ("few of a class", "few of a level", "no supp
 
 
 class SomeCases(nn.Module):
-    """Several cases as one graph, the last with other scores that make candidates."""
+    """Several cases as one graph, the last with other scores that make candidates; two of three anchors are of level 1."""
 
     def forward(self, boxes, scores, other):
-        found = [best_detections(boxes, scores, None, **(PLAIN | limits)) for limits in IN_ONNX]
+        lengths = (boxes.shape[1] // 3 * 2, boxes.shape[1] // 3)
+        cases = [limits | ({"level_lengths": lengths} if "level_lengths" in limits else {}) for limits in IN_ONNX]
+        found = [best_detections(boxes, scores, None, **(PLAIN | limits)) for limits in cases]
         found.append(best_detections(boxes, scores, other, **(PLAIN | {"drop_empty": True})))
         return tuple(value for one in found for value in one)
 
 
-def test_onnx_runtime_gives_the_same(tmp_path):
-    """Ties too: of equal scores the lower class, then the lower anchor."""
+@pytest.mark.parametrize("is_any_size", [False, True])
+def test_onnx_runtime_gives_the_same(is_any_size, tmp_path):
+    """Ties too: of equal scores the lower class, then the lower anchor.  Of any number of anchors as well."""
     pytest.importorskip("onnxscript", reason="needs onnxscript: pip install onnx onnxscript onnxruntime")
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
     from public.export.onnx_file import OPSET, translations
 
+    source = SomeCases().eval()
+    if is_any_size:
+        dims = {1: 3 * torch.export.Dim("third", min=20, max=500)}
+        source = torch.export.export(source, made(0), dynamic_shapes=(dims, dims, dims), strict=False)
     program = torch.onnx.export(
-        SomeCases().eval(),
-        made(0),
+        source,
+        () if is_any_size else made(0),
         dynamo=True,
         opset_version=OPSET,
         custom_translation_table=translations(),
@@ -106,9 +115,11 @@ def test_onnx_runtime_gives_the_same(tmp_path):
     session = runtime.InferenceSession(tmp_path / "nms.onnx")
     names = [value.name for value in session.get_inputs()]
     for seed, is_tied in ((0, False), (1, False), (2, True), (3, True)):
-        boxes, scores, other = made(seed, is_tied=is_tied)
-        feed = {name: value.numpy() for name, value in zip(names, (boxes, scores, other))}
-        found = session.run(None, feed)
-        for place, limits in enumerate([*IN_ONNX, {"drop_empty": True}]):
-            candidates = other if place == len(IN_ONNX) else None
-            assert_equal(found[4 * place : 4 * place + 4], boxes, scores, candidates, PLAIN | limits)
+        for levels in [LEVELS, (60, 30), (200, 100)] if is_any_size else [LEVELS]:
+            boxes, scores, other = made(seed, levels, is_tied=is_tied)
+            feed = {name: value.numpy() for name, value in zip(names, (boxes, scores, other))}
+            found = session.run(None, feed)
+            for place, limits in enumerate([*IN_ONNX, {"drop_empty": True}]):
+                candidates = other if place == len(IN_ONNX) else None
+                own = limits | ({"level_lengths": levels} if "level_lengths" in limits else {})
+                assert_equal(found[4 * place : 4 * place + 4], boxes, scores, candidates, PLAIN | own)

@@ -1,9 +1,18 @@
-"""The table of the formats: a figure for what can be written, a reason for what cannot."""
+"""The table of the formats: a figure for what can be written, a reason for what cannot.
 
+`pytest tests/export/test_table_of_exports.py --whole-table` writes and compares all of it, which takes a quarter of an hour.
+"""
+
+import dataclasses
 import re
 
 import pytest
+import torch
 
+from public.export.card import make_card
+from public.export.graph import ExportGraph
+from public.export.parity import measure
+from public.export.runners.network import ExportedNetwork
 from public.test_scripts import table_of_exports
 from tests.export.test_command import make_parsed
 from tests.helpers.documents import read
@@ -39,14 +48,47 @@ def test_what_is_unknown_is_named(tmp_path):
 
 
 def test_the_page_has_every_family_and_format():
-    """What `docs/export.md` says is what the command would write today, but for the figures; of classifiers some."""
-    text = read("docs/export.md").split(table_of_exports.BEGIN)[1].split(table_of_exports.END)[0]
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
-    ]
+    """What `docs/export.md` says is what the command would write today, but for the figures."""
+    rows = rows_of(read("docs/export.md").split(table_of_exports.BEGIN)[1].split(table_of_exports.END)[0])
     assert rows[0] == ["network", "outputs", *table_of_exports.COLUMNS]
-    names = [row[0] for row in rows[2:]]
     known = [*table_of_exports.PAGES, *table_of_exports.CLASSIFIERS]
-    assert list(dict.fromkeys(names)) == [name for name in known if name in names]
-    assert set(table_of_exports.PAGES) < set(names)
+    assert list(dict.fromkeys(row[0] for row in rows[2:])) == known
     assert not [cell for row in rows[2:] for cell in row if "over its bound" in cell]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of a table in Markdown."""
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+@pytest.mark.parametrize("name", [*table_of_exports.PAGES, *table_of_exports.CLASSIFIERS])
+def test_a_row_is_what_the_page_says(name, request):
+    """A reason in the same cells, and elsewhere figures within their bounds."""
+    if not request.config.getoption("--whole-table"):
+        pytest.skip("takes a minute a row: --whole-table")
+    found = rows_of(table_of_exports.write_table(make_parsed(table_of_exports, [name])))[2:]
+    said = [row for row in rows_of(read("docs/export.md")) if row[0] == name]
+    assert [[cell[:2] == "no" for cell in row] for row in found] == [[cell[:2] == "no" for cell in row] for row in said]
+    assert not [cell for row in found for cell in row if "over its bound" in cell]
+
+
+@pytest.mark.parametrize("name", table_of_exports.CLASSIFIERS)
+def test_every_classifier_gives_what_its_network_gives(name):
+    """The graph that is written, computed by torch; of one also that channels in another order are found."""
+    ((*_, model, _),) = table_of_exports._rows([name], ["raw"])
+    pictures, spec = table_of_exports._pictures()[:1], table_of_exports.CROP
+    for is_broken in (False, True) if name == "lcnet_035" else (False,):
+        inside = dataclasses.replace(spec, color_order="bgr" if is_broken else "rgb")
+        graph = ExportGraph(
+            model=model, decoder=None, spec=inside, input_form="image", outputs="raw", size=spec.size
+        ).eval()
+        card = make_card(graph, format="torch", precision="float32", class_names=("a",), batch=None, source={})
+
+        def session(inputs, graph=graph):
+            with torch.no_grad():
+                return [value.numpy() for value in graph(*map(torch.from_numpy, inputs))]
+
+        network = ExportedNetwork(session, card, "graph")
+        found = measure(network, None, model=model, decoder=None, spec=spec, pictures=pictures)
+        assert found.is_lively
+        assert bool(found.failures) == is_broken

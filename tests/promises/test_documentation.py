@@ -119,10 +119,13 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.export path/to/best.pth --format torch ncnn --pictures photos/ -o exported": (
         "tests/export/test_command.py::test_a_checkpoint_alone"
     ),
+    "python -m public.test_scripts.table_of_exports PicoDet --format executorch litert --outputs raw boxes": (
+        "tests/export/test_table_of_exports.py::test_the_command"
+    ),
     "python -m public.test_scripts.table_of_exports --output docs/export.md": (
         "tests/export/test_table_of_exports.py::test_the_command"
     ),
-    "python -m benchmarks.inference picodet_s_416 --rounds 5": (
+    "python -m benchmarks.inference --rounds 9 --folder exported": (
         "tests/export/test_benchmark_of_files.py::test_a_round_of_turns"
     ),
     "python -m benchmarks.real_weights": "tests/export/test_real_weights.py::test_a_file_finds_what_the_original_finds",
