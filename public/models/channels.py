@@ -15,6 +15,7 @@ Legend: B batch, C channels, H W height and width, O output channels.
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +104,7 @@ class Channels:
     Attributes:
         uses: name of a parameter or buffer -> its Uses.
         norms: name of a convolution -> that of the BatchNorm behind it.
+        parts: name of a part, such as a neck, that says its `out_channels` -> the channels of each of its maps.
         groups: what can be made narrower, in the order of the calls.
         spared: the layers that cannot.
     """
@@ -110,6 +112,7 @@ class Channels:
     def __init__(self, model: nn.Module) -> None:
         self.uses: dict[str, list[Use]] = {}
         self.norms: dict[str, str] = {}
+        self.parts: dict[str, list[np.ndarray]] = {}
         self.made: dict[str, np.ndarray] = {}  # layer -> its output channels
         self.gates: set[str] = set()
         self.reasons: dict[int, str] = {}  # channel -> why it stays
@@ -189,6 +192,9 @@ def _follow(model: nn.Module, channels: Channels) -> None:
     for mode in is_training:
         images = torch.empty(2, in_channels(shadow), TRACED_SIDE, TRACED_SIDE, device="meta")
         with torch.no_grad(), _Watch(shadow, channels) as watch:
+            for name, module in shadow.named_modules():
+                if hasattr(module, "out_channels") and not isinstance(module, nn.Conv2d):
+                    module.register_forward_hook(partial(watch.note_maps, name))
             watch.end(shadow.train(mode)(images))
 
 
@@ -206,6 +212,12 @@ class _Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self._see(func._overloadpacket.__name__, args, kwargs or {}, out)
         return out
+
+    def note_maps(self, name: str, _module: nn.Module, _inputs: Any, outputs: Any) -> None:
+        """What the part `name` gives, where all of it is known."""
+        maps = [found.channels for value in _tensors(outputs) if (found := self._of(value)) is not None]
+        if len(maps) == len(_tensors(outputs)):
+            self.channels.parts[name] = maps
 
     def end(self, outputs: Any) -> None:
         """What comes out stays as it is."""

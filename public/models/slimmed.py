@@ -96,7 +96,7 @@ def filters(modules: Mapping[str, nn.Module], layer: str, norm: str | None) -> t
     """
     made: Any = modules[layer]
     if made.weight.is_meta:
-        return torch.zeros(len(made.weight), 1, dtype=torch.float64)
+        return torch.zeros(len(made.weight), 1, dtype=torch.float64, device="cpu")
     rows = made.weight.detach().double().cpu().flatten(1)
     if norm is None:
         return rows
@@ -119,6 +119,11 @@ def remove(model: nn.Module, channels: Channels, removed: set[int]) -> None:
             _replace(model, name, kept.contiguous())
     for module in model.modules():
         _state_sizes(module)
+    modules: dict[str, Any] = dict(model.named_modules())
+    for name, maps in channels.parts.items():
+        counts = tuple(sum(root not in removed for root in channels.roots(one).tolist()) for one in maps)
+        is_one = isinstance(modules[name].out_channels, int) and len(set(counts)) == 1
+        modules[name].out_channels = counts[0] if is_one else counts
 
 
 def _replace(model: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ The page is as trained before: what learning rate and how many epochs a recovery
 """
 
 import argparse
+import re
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -143,7 +144,8 @@ def page_of(
     options = f"--macs {arguments.macs:g} --criterion {arguments.criterion} --multiple {arguments.multiple}"
     if arguments.spared:
         options += f" --spared {shlex.join(arguments.spared)}"
-    card = [*wrapped(f"{original[0].rstrip('.:')}; narrower, {share:.1%} of the MACs."), ""]
+    title = re.split(r"[,:;]|\.$", original[0])[0]  # what follows is of how it was trained
+    card = [*wrapped(f"{title}, narrower: {share:.1%} of the MACs."), ""]
     for word in ("Paper:", "Data:"):
         card += paragraph(original, word)
     card += wrapped(f"Widths: python -m public.test_scripts.prune {shown_place(experiment.folder)} {options}")

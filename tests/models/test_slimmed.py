@@ -229,9 +229,11 @@ def test_the_macs_fall_to_what_is_asked():
     assert 0.35 < found.macs / found.dense_macs <= 0.5
     exact = find_widths(net, channels, found.macs / found.dense_macs, **options)
     assert exact == found
-    with pytest.raises(ValueError, match=r"1.0% of the MACs cannot be reached: with 1 channels in every width .*% are left"):
+    with pytest.raises(
+        ValueError, match=r"1.0% of the MACs cannot be reached: with 1 channels in every width .*% are left"
+    ):
         find_widths(net, channels, 0.01, **options)
-    with pytest.raises(ValueError, match="spared names 'tail', but no width is called so; there is 'stem.conv'"):
+    with pytest.raises(ValueError, match="spared names 'tail', but no width is called so"):
         find_widths(net, channels, 0.5, size=(32, 48), multiple=1, spared=("tail",))
 
 
