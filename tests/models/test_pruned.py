@@ -2,11 +2,14 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from public.config import thaw
+from public.families import CHECKPOINT_CLASSES
 from public.families.distilled import KD, Distilled
 from public.families.image_classifier import ImageClassifier
 from public.families.pruned import GMP, Pruned
@@ -15,7 +18,10 @@ from public.models.layers import ConvBNAct
 from public.models.operations import count_operations, example_input
 from public.models.pruned import add_masks, apply_masks, mask_of, masked_layers, prune, sparsity
 from public.protocols import Progress
+from public.runs.experiment import load_experiment
+from public.tasks.classification import ClassificationTask
 from public.test_scripts.flops import _effective
+from tests.helpers.places import HELPERS
 
 FIELDS = {
     "ratio": 0.75,
@@ -139,6 +145,15 @@ def test_a_student_is_pruned_beside_its_teacher():
     settings.after_step(pair, average, Progress(6, 60, 0, 8, 10))
     for net in (pair.student, average.student):
         assert sparsity(net)["stem.conv"] == 0.75
+
+
+def test_a_checkpoint_names_the_classifier_that_is_changed():
+    settings = Pruned(network=CLASSIFIER, pruning=GMP(**FIELDS))
+    spec = load_experiment(HELPERS / "tiny_classification").config.input
+    task: Any = SimpleNamespace(config=SimpleNamespace(used_settings=settings, input=spec), class_names=("a", "b"))
+    card = ClassificationTask.card(task)
+    assert card["model_name"] == "resnet18_cifar"
+    assert thaw(card["classifier"], CHECKPOINT_CLASSES) == settings
 
 
 def test_zeros_survive_the_fold_and_are_counted():
