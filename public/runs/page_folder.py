@@ -10,6 +10,12 @@ from public.runs.near_copies import line_of_near_copy
 from public.runs.page_text import PageText
 
 
+def check_new(folder: Path) -> None:
+    """Raises FileExistsError where there is something of that name."""
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} is there already, and nothing is overwritten; choose another name")
+
+
 def write_folder(source: Path, folder: Path, page: PageText) -> None:
     """Copies the files of the experiment in `source` to `folder`, which is new, and writes `page` for its config.py.
 
@@ -19,8 +25,7 @@ def write_folder(source: Path, folder: Path, page: PageText) -> None:
         FileExistsError: there is something of that name.
         ValueError: the page cannot be loaded.
     """
-    if folder.exists() or folder.is_symlink():
-        raise FileExistsError(f"{folder} is there already, and nothing is overwritten; choose another name")
+    check_new(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed command left
     try:

@@ -36,7 +36,7 @@ from public.models.widths import Found, find_widths
 from public.runs.experiment import Experiment, load_experiment
 from public.runs.near_copies import card_of
 from public.runs.own_page import paragraph, wrapped
-from public.runs.page_folder import write_folder
+from public.runs.page_folder import check_new, write_folder
 from public.runs.page_text import PageText, literal
 from public.runs.run_folder import newest_weights
 from public.runs.starting_experiment import named_experiment, shown_place
@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_weights(parser)
     parser.add_argument("--macs", type=float, required=True, help="share of the MACs that may be left, such as 0.6")
     parser.add_argument("--criterion", choices=CRITERIA, default="fpgm", help="which channels stay (fpgm)")
-    parser.add_argument("--multiple", type=int, default=4, help="of which the new widths are multiples (4)")
+    parser.add_argument("--multiple", type=int, default=8, help="of which the new widths are multiples (8)")
     parser.add_argument(
         "--spared", nargs="*", default=[], help="layers that keep their channels, by beginnings of names"
     )
@@ -74,6 +74,7 @@ def prune(arguments: argparse.Namespace) -> Found:
             f"--macs {arguments.macs} has to be between 0 and 1, --multiple {arguments.multiple} at least 1"
         )
     folder = arguments.output.resolve()
+    check_new(folder)
     experiment, path = find_weights(arguments.experiment, arguments.weights)
     settings = experiment.config.used_settings
     if settings is not experiment.config.network_settings or hasattr(settings, "prepare"):
