@@ -14,6 +14,7 @@ from public.families import (
     pruned,
     quantised,
     retinanet,
+    slimmed,
     yolof,
     yolox,
 )
@@ -39,6 +40,7 @@ CHANGED_CLASSES: dict[str, type] = {
     "Pruned": pruned.Pruned,
     "QAT": quantised.QAT,
     "Quantised": quantised.Quantised,
+    "Slimmed": slimmed.Slimmed,
 }
 CHECKPOINT_CLASSES = SETTINGS_CLASSES | CHANGED_CLASSES  # of which a checkpoint or a card may be
 

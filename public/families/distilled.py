@@ -20,6 +20,7 @@ from public.losses.distillation import CWDLoss, DistilledLoss, FGDLoss, MGDLoss,
 from public.losses.distillation_classes import DKDLoss, KDLoss
 from public.losses.distillation_heads import CrossKDLoss, LDLoss, PPYOLOELogitsLoss
 from public.models.distilled import Aligned, DistilledModel, Masked, MutualModel, Related
+from public.protocols import Progress
 from public.settings import (
     Count,
     Fraction,
@@ -299,6 +300,11 @@ class Distilled:
         model.is_resting = self.stop_epoch is not None and epoch >= self.stop_epoch
         self.student.on_epoch(model.student, epoch)
 
+    def after_step(self, model: Any, average: Any, progress: Progress) -> None:
+        """Called after each optimizer step: what the student's settings do then, such as pruning."""
+        if change := getattr(self.student, "after_step", None):
+            change(model.student, None if average is None else average.student, progress)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mutual:
@@ -336,6 +342,12 @@ class Mutual:
     def on_epoch(self, model: Any, epoch: int) -> None:
         self.student.on_epoch(model.student, epoch)
         self.peer.on_epoch(model.peer, epoch)
+
+    def after_step(self, model: Any, average: Any, progress: Progress) -> None:
+        """As of `Distilled`, for both."""
+        for name in ("student", "peer"):
+            if change := getattr(getattr(self, name), "after_step", None):
+                change(getattr(model, name), getattr(average, name, None), progress)
 
 
 def check_pair(student: Any, other: Any, name: str) -> None:

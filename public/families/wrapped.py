@@ -1,4 +1,4 @@
-"""What settings that change another network's layers have in common: `Quantised` and `Pruned`.
+"""What settings that change another network's layers have in common: `Quantised`, `Pruned`, `Slimmed`.
 
     detector=Quantised(network=PicoDet(...), quantisation=QAT(...))
 

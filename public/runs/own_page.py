@@ -204,14 +204,14 @@ def _card(own: Own, name: str, command: str) -> list[str]:
     weights = own.original.config.starting_weights
     kept = ["Paper:", *(["Starting weights:"] if weights and missing_weights(own) is None else [])]
     for word in kept:
-        lines += _paragraph(original, word)
-    lines += _wrapped(f"Recipe: that of {own.original.name}, fitted to these data; each choice below says why.")
-    lines += _wrapped(f"Data: {own.layout.found}; {', '.join(own.layout.notes) or 'nothing was left out'}.")
-    lines += _wrapped(f"Command: {command}")
+        lines += paragraph(original, word)
+    lines += wrapped(f"Recipe: that of {own.original.name}, fitted to these data; each choice below says why.")
+    lines += wrapped(f"Data: {own.layout.found}; {', '.join(own.layout.notes) or 'nothing was left out'}.")
+    lines += wrapped(f"Command: {command}")
     return [*lines, "Expected: not trained yet."]
 
 
-def _paragraph(card: list[str], word: str) -> list[str]:
+def paragraph(card: list[str], word: str) -> list[str]:
     """The line of the card that begins with `word`, and the indented ones that belong to it."""
     start = next((number for number, line in enumerate(card) if line.startswith(word)), None)
     if start is None:
@@ -220,8 +220,8 @@ def _paragraph(card: list[str], word: str) -> list[str]:
     while end < len(card) and card[end].startswith(" "):
         end += 1
     text = " ".join(line.strip() for line in card[start:end])
-    return _wrapped(re.sub(r"[.:]\s+[\d,]+ parameters\.", ".", text))  # their number goes with that of the classes
+    return wrapped(re.sub(r"[.:]\s+[\d,]+ parameters\.", ".", text))  # their number goes with that of the classes
 
 
-def _wrapped(text: str, indent: str = "    ") -> list[str]:
+def wrapped(text: str, indent: str = "    ") -> list[str]:
     return textwrap.wrap(text, CARD_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -47,8 +47,9 @@ class ClassificationTask(BaseTask):
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about its weights beside the weights."""
         settings = self.config.used_settings
+        bare = settings.network if hasattr(settings, "prepare") else settings  # before it is quantised or pruned
         return {
-            "model_name": settings.network,
+            "model_name": bare.network,
             "num_classes": len(self.class_names),
             "class_names": list(self.class_names),
             "input": freeze(self.config.input)["ClassificationInput"],

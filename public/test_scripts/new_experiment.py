@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +25,11 @@ from public import commands
 from public.config import ClassificationConfig
 from public.datasets.defects import DROPPED_BOXES, Defect
 from public.datasets.layouts import KINDS, Layout, find_layout
-from public.experiment_files import experiment_files
 from public.files import REPOSITORY
 from public.runs import fitting
 from public.runs.experiment import Experiment, find_data_root, load_experiment
-from public.runs.near_copies import line_of_near_copy
 from public.runs.own_page import Own, missing_weights, write_page
+from public.runs.page_folder import write_folder
 
 
 def main() -> None:
@@ -72,7 +70,7 @@ def make(arguments: argparse.Namespace) -> Path:
     print(f"found: {layout.found}")
     own = read_data(layout, original)
     flag = _data_root_flag(layout.data_root)
-    write_experiment(own, folder, f"python train.py{flag}")
+    write_folder(original.source, folder, write_page(own, folder.name, f"python train.py{flag}"))
     missing = missing_weights(own)
     if missing is not None:
         print(
@@ -178,29 +176,6 @@ def _data_root_flag(data_root: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ the folder
-
-
-def write_experiment(own: Own, folder: Path, command: str) -> None:
-    """Writes the new folder, which appears whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed command left
-    try:
-        temporary.mkdir()
-        source = own.original.source
-        for file in experiment_files(source):
-            target = temporary / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
-        page = write_page(own, folder.name, command)
-        (temporary / "config.py").write_text(page.text, encoding="utf-8")
-        line = line_of_near_copy(temporary, list(page.settings), folder.parent)
-        if line is not None:
-            page.set_card([*page.card[:2], line, *page.card[2:]])
-            (temporary / "config.py").write_text(page.text, encoding="utf-8")
-        load_experiment(temporary)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def look(folder: Path, flag: str) -> int:

@@ -6,7 +6,8 @@
 Ranges come from pictures of the experiment's training set, drawn by a seeded stream and prepared as the network's input is;
 the card in the file names them.  The same command gives the same scales, bit for bit.  The convolutions that the outputs are
 made of, distances and decoding stay float.  Where the val set loses more than --max_ap_loss points, the layers are ranked by
-the error that each causes alone, and the worst go back to float, a group at a time, until it does not.
+the error that each causes alone, and the worst go back to float, a group at a time, until it does not.  Pictures that decide
+this flatter: --judge_on val --split test decides by one set and measures on another.
 
 ONNX Runtime has int8 kernels only where what a convolution gives is quantised as well, by one range, and none with a
 range for each channel of what comes in: depthwise convolutions stay float there.
@@ -52,6 +53,7 @@ from public.tasks.base import BaseTask
 from public.tasks.detection import DetectionTask
 
 NOT_FASTER = 5  # exit status
+SPLITS = ("train", "val", "test")
 ROUNDS = 50  # turns of the timing
 NUM_COMPARED = 8  # calibration pictures on which layers are compared
 
@@ -75,6 +77,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--float_layers", nargs="*", default=[], help="layers that stay float, by the beginning of names"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--split", default="val", choices=SPLITS, help="the set of the table's figures (val)")
+    parser.add_argument(
+        "--judge_on", choices=SPLITS, help="the set that says when enough layers are float (as --split)"
+    )
     parser.add_argument("--limit_images", type=int, help="evaluate on the first N images only")
     commands.add_data_root(parser)
     return parser
@@ -149,47 +155,55 @@ def _compare(
         with_depthwise=not is_ort,
     )
     print(f"calibrated {len(calibrated.layers)} layers in {time.perf_counter() - start:.0f} s", flush=True)
+    judge = arguments.judge_on or arguments.split
     metric, unit = task.config.best_metric, 1.0 if isinstance(task.config, ClassificationConfig) else 100.0
-    metrics = _evaluate(task, plain)
-    print(f"float: {task.summary(metrics)}", flush=True)
+    metrics = _evaluate(task, plain, judge)
+    print(f"float, {judge}: {task.summary(metrics)}", flush=True)
     if metrics[metric] is None:
-        raise ValueError(f"the val set has nothing of which {metric} can be measured")
+        raise ValueError(f"the {judge} set has nothing of which {metric} can be measured")
     bound = Bound(metric=metric, reference=metrics[metric], points=arguments.max_ap_loss, unit=unit)
     path = plain_path.with_name(f"{subject.name}_int8{FORMATS[RUNTIMES[arguments.runtime]].suffix}")
     options = {"seed": arguments.seed, "runtime": arguments.runtime}
     writer = Writer(onnx_path, path, card=plain.card, pictures=pictures, options=options, runtime=arguments.runtime)
 
     def write_and_evaluate(back: frozenset[str]) -> dict[str, Any]:
-        found = _evaluate(task, writer.write(*calibrated_layers(calibrated, back)))
-        print(f"int8, {len(calibrated.layers) - len(back)} layers: {task.summary(found)}", flush=True)
+        found = _evaluate(task, writer.write(*calibrated_layers(calibrated, back)), judge)
+        print(f"int8, {len(calibrated.layers) - len(back)} layers, {judge}: {task.summary(found)}", flush=True)
         return found
 
-    errors = calibrated.errors(NUM_COMPARED)
-    small_metrics, back, steps = within_bound(errors, bound, write_and_evaluate)
+    judged, back, steps = within_bound(calibrated.errors(NUM_COMPARED), bound, write_and_evaluate)
     _report(steps)
+    networks = [plain, open_network(path)]
+    found = [metrics, judged] if judge == arguments.split else [_evaluate(task, n, arguments.split) for n in networks]
     counts = [0, len(calibrated.layers) - len(back)]
-    variants = [
-        Variant(name=name, path=file, metrics=found, layers=count)
-        for name, file, found, count in zip(("float", "int8"), (plain_path, path), (metrics, small_metrics), counts)
-    ]
     inputs = inputs_of(plain, torch.zeros(1, *plain.card.size or (), 3, dtype=torch.uint8), plain.card.input, None)
-    speeds = in_turns([plain, open_network(path)], inputs, ROUNDS)
-    variants = [with_changes(variant, milliseconds=speed) for variant, speed in zip(variants, speeds)]
-    names = [(name, unit) for name in dict.fromkeys((metric, "AP50", "top5_accuracy")) if name in metrics]
-    print("\n" + table(variants, names, len(calibrated.layers) + len(calibrated.kept)))
-    told, is_faster = sentence(variants[0], variants[1], metric, unit)
-    print(told, flush=True)
-    if bound.loss(small_metrics) > bound.points:
+    variants = [
+        Variant(name=name, path=file, metrics=values, layers=count, milliseconds=speed)
+        for name, file, values, count, speed in zip(
+            ("float", "int8"), (plain_path, path), found, counts, in_turns(networks, inputs, ROUNDS)
+        )
+    ]
+    is_faster = _tell(variants, metric, unit, arguments.split, len(calibrated.layers) + len(calibrated.kept))
+    if bound.loss(judged) > bound.points:
         raise ValueError(
-            f"all layers are float again, and {metric} is still lower by {bound.loss(small_metrics):.2f} points"
+            f"all layers are float again, and {metric} on {judge} is still lower by {bound.loss(judged):.2f} points"
         )
     return variants, is_faster
 
 
-def _evaluate(task: BaseTask, network: ExportedNetwork) -> dict[str, Any]:
+def _tell(variants: list[Variant], metric: str, unit: float, split: str, num_layers: int) -> bool:
+    """Prints the table and the sentence; whether int8 is the faster one."""
+    names = [(name, unit) for name in dict.fromkeys((metric, "AP50", "top5_accuracy")) if name in variants[0].metrics]
+    print(f"\non {split}:\n{table(variants, names, num_layers)}")
+    told, is_faster = sentence(variants[0], variants[1], metric, unit)
+    print(told, flush=True)
+    return is_faster
+
+
+def _evaluate(task: BaseTask, network: ExportedNetwork, split: str) -> dict[str, Any]:
     if isinstance(task, DetectionTask):
         task.decoder = make_decoder(network.card)
-    return task.evaluate(network)
+    return task.evaluate(network, split)
 
 
 def _report(steps: list[Returned]) -> None:

@@ -299,6 +299,7 @@ def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, 
         str(experiment.data_root),
     ]
     words += ["--runtime", "openvino", "--calibration", "6", "--max_ap_loss", "100", "-o", str(output)]
+    words += ["--judge_on", "train"]
     monkeypatch.setattr("sys.argv", ["quantise", *words])
     monkeypatch.setattr(quantise, "in_turns", lambda networks, inputs, rounds: [1.0, 2.0])
     with pytest.raises(SystemExit) as ended:
@@ -307,6 +308,9 @@ def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, 
     told = capsys.readouterr().out
     assert "int8 is not faster here: keep float" in told
     assert [line.split()[0] for line in told.splitlines()[-4:-1]] == ["variant", "float", "int8"]
+    assert [line.split(",")[0] for line in told.splitlines() if ", train: " in line or line.startswith("on ")] == [
+        *("float", "int8", "on val:"),  # by the one it is decided, of the other are the figures
+    ]
     made = open_network(output / "tiny_experiment_int8.xml").card
     entries = made.source["quantisation"]
     data = load_experiment(experiment.folder).config.train_data.read(experiment.data_root, None)

@@ -1,4 +1,4 @@
-"""Tiny experiments whose network is quantised or pruned while it is trained, with pages of their own."""
+"""Tiny experiments whose network is quantised or pruned while it is trained, or narrower, with pages of their own."""
 
 from pathlib import Path
 
@@ -11,8 +11,10 @@ Command: a test's.
 
 from dataclasses import replace
 
+from public.families.distilled import CWD, Distilled
 from public.families.pruned import GMP, Pruned
 from public.families.quantised import QAT, LargestRange, MovingRange, Quantised
+from public.families.slimmed import Slimmed
 
 from .page import config as page
 
@@ -44,6 +46,28 @@ PRUNED = """Pruned(
         ),
     )"""
 
+SLIMMED = """Slimmed(
+        network=page.detector,
+        criterion="fpgm",
+        widths=(
+            ("backbone.stem.conv2.conv", 3),
+            ("backbone.stages.1.conv2.conv", 9),
+            ("neck.fpn_stages.0.conv3.conv", 60),
+            ("neck.pan_stages.0.conv3.conv", 60),
+        ),
+    )"""
+
+TAUGHT = f"""Distilled(
+        student={QUANTISED},
+        teacher=page.detector,
+        teacher_weights=None,
+        teacher_precision="float32",
+        feature=CWD(weight=1.0, temperature=1.0, normalise=True),
+        logits=None,
+        factor=1.0,
+        stop_epoch=None,
+    )"""
+
 
 def create(root: Path, detector: str) -> TinyExperiment:
     """The tiny experiment with this detector, written in terms of its `page.detector`."""
@@ -61,3 +85,8 @@ def tiny_quantised(root: Path) -> TinyExperiment:
 def tiny_pruned(root: Path) -> TinyExperiment:
     """Pruned to three quarters in three steps of the first epoch, tuned in the second."""
     return create(root, PRUNED)
+
+
+def tiny_slimmed(root: Path) -> TinyExperiment:
+    """With four widths of its own: in the stem, of a residual branch, of a map of the neck, and of one of the head."""
+    return create(root, SLIMMED)

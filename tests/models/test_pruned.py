@@ -1,11 +1,16 @@
 """Pruning in closed forms: the schedule, which weights go, what is spared, and what is left to compute."""
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from public.config import thaw
+from public.families import CHECKPOINT_CLASSES
+from public.families.distilled import KD, Distilled
 from public.families.image_classifier import ImageClassifier
 from public.families.pruned import GMP, Pruned
 from public.models.fuse import fuse
@@ -13,7 +18,10 @@ from public.models.layers import ConvBNAct
 from public.models.operations import count_operations, example_input
 from public.models.pruned import add_masks, apply_masks, mask_of, masked_layers, prune, sparsity
 from public.protocols import Progress
+from public.runs.experiment import load_experiment
+from public.tasks.classification import ClassificationTask
 from public.test_scripts.flops import _effective
+from tests.helpers.places import HELPERS
 
 FIELDS = {
     "ratio": 0.75,
@@ -119,6 +127,33 @@ def test_a_step_prunes_where_the_ratio_rises_alone():
     size = net.stem.conv.weight.numel()
     first, second = (round(ratio * size) for ratio in (0.15, 0.75 - 0.6 * (7 / 8) ** 3))
     assert counts == [0, 0, *[first] * 5, second, second]
+
+
+def test_a_student_is_pruned_beside_its_teacher():
+    """And the average of its weights, which has no teacher."""
+    settings = Distilled(
+        student=Pruned(network=CLASSIFIER, pruning=GMP(**FIELDS)),
+        teacher=CLASSIFIER,
+        teacher_weights=None,
+        teacher_precision="float32",
+        feature=None,
+        logits=KD(weight=1.0, temperature=4.0),
+        factor=1.0,
+        stop_epoch=None,
+    )
+    pair, average = (SimpleNamespace(student=masked()) for _ in range(2))
+    settings.after_step(pair, average, Progress(6, 60, 0, 8, 10))
+    for net in (pair.student, average.student):
+        assert sparsity(net)["stem.conv"] == 0.75
+
+
+def test_a_checkpoint_names_the_classifier_that_is_changed():
+    settings = Pruned(network=CLASSIFIER, pruning=GMP(**FIELDS))
+    spec = load_experiment(HELPERS / "tiny_classification").config.input
+    task: Any = SimpleNamespace(config=SimpleNamespace(used_settings=settings, input=spec), class_names=("a", "b"))
+    card = ClassificationTask.card(task)
+    assert card["model_name"] == "resnet18_cifar"
+    assert thaw(card["classifier"], CHECKPOINT_CLASSES) == settings
 
 
 def test_zeros_survive_the_fold_and_are_counted():

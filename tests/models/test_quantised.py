@@ -125,6 +125,19 @@ def test_heads_of_detectors_stay_float(name):
     assert len(quantised_layers(model)) > len(left)
 
 
+def test_the_network_for_npus_is_all_int8_but_for_its_outputs():
+    """And between its convolutions stands ReLU6, whose values lie in 0 .. 6."""
+    with torch.device("meta"):
+        model = create_model("picodet_s_416_npu", num_classes=80)
+    left = quantise_convs(model, **SETTINGS)
+    assert (len(quantised_layers(model)), len(left)) == (110, 12)
+    assert {part.split(".")[1] for part in left} == {"pred_cls", "pred_reg", "align"}
+    for part in (model.backbone, model.neck, model.head.towers):
+        kinds = {type(m) for m in part.modules() if not list(m.children())} - {QuantisedConv2d, nn.BatchNorm2d}
+        assert nn.ReLU6 in kinds
+        assert kinds <= {nn.ReLU6, nn.ReLU, nn.Hardsigmoid}, "ReLU and its gate inside squeeze and excitation"
+
+
 def test_before_a_range_was_seen_nothing_is_quantised(net):
     exact = copy.deepcopy(net).double().eval()
     quantise_convs(net, **SETTINGS)

@@ -1,4 +1,4 @@
-"""Networks that are quantised or pruned while they are trained: exact, resumed, evaluated, the same in several processes."""
+"""Networks that are quantised or pruned while they are trained, or narrower: exact, resumed, evaluated, in two processes."""
 
 import re
 import shutil
@@ -13,7 +13,15 @@ from public.checkpoint_files import load_checkpoint
 from public.runs.experiment import load_experiment
 from public.test_scripts import flops
 from public.training.run import build_state
-from tests.helpers.changed_experiments import tiny_pruned, tiny_quantised
+from tests.helpers.changed_experiments import (
+    QUANTISED,
+    SLIMMED,
+    TAUGHT,
+    create,
+    tiny_pruned,
+    tiny_quantised,
+    tiny_slimmed,
+)
 from tests.helpers.crash_harness import Harness, differences
 from tests.helpers.experiments import read_manifest
 from tests.helpers.forked_commands import run_test_sh
@@ -24,19 +32,26 @@ from tests.helpers.tiny_data import TINY_CLASSES
 from tests.training.test_world_size import distance, rounding_after
 
 SHORT = ("--epochs", "2", "--num_pictures", "0")
-KINDS = {"quantised": tiny_quantised, "pruned": tiny_pruned}
+KINDS = {"quantised": tiny_quantised, "pruned": tiny_pruned, "slimmed": tiny_slimmed}
+ZEROS = {"quantised": (80, 95), "pruned": (20, 60), "slimmed": (80, 95)}  # percent of the MACs by other weights
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def whole(request, tmp_path_factory):
     """The name of a kind, a tiny experiment of it, a harness, and a run that nothing disturbed."""
     experiment = KINDS[request.param](tmp_path_factory.mktemp(request.param))
+    experiment.free = (
+        ("--num_workers", ("2",)),
+    )  # of the runs that are killed; the one that nothing disturbs has none
     harness = Harness(experiment, np.random.default_rng(3), flags=SHORT)
     return request.param, experiment, harness, harness.undisturbed()
 
 
 def test_a_killed_run_ends_in_the_same_bits(whole):
-    """Each kill is a resume: of ranges and their shares, of masks, and of what follows from the epoch."""
+    """Each kill is a resume: of ranges and their shares, of masks, and of what follows from the epoch.
+
+    And pictures come from two loader processes.
+    """
     _, _, harness, reference = whole
     run, spent = harness.killed_until_it_ends(2, ("a step has its gradient", "epoch 1 begins"))
     assert spent == 2
@@ -53,6 +68,14 @@ def test_what_a_run_leaves(whole):
         seen = [value for name, value in raw.items() if name.endswith(".seen")]
         assert len(seen) > 20
         assert all(float(value) == pytest.approx(1 - 0.9**3) for value in seen), "three steps of the first epoch"
+        return
+    if kind == "slimmed":
+        shapes = {name: tuple(value.shape) for name, value in used.items()}
+        assert shapes["backbone.stem.conv2.conv.weight"] == (3, 4, 3, 3)
+        assert shapes["backbone.stem.conv3.conv.weight"] == (8, 3, 3, 3)
+        assert shapes["backbone.stages.1.attn.fc.weight"] == (12 + 9, 12 + 9, 1, 1)
+        assert shapes["head.pred_cls.0.weight"] == (3, 60, 3, 3)
+        assert shapes == {name: tuple(value.shape) for name, value in raw.items()}
         return
     masks = {name: value for name, value in raw.items() if name.endswith(".mask")}
     assert len(masks) > 10
@@ -72,7 +95,7 @@ def test_macs_by_zeros_are_not_counted(whole, capsys, monkeypatch):
     flops.main()
     told = capsys.readouterr().out
     share = float(re.search(r"effective: .* not zero, ([\d.]+)% of the dense ones", told)[1])
-    assert 80 < share < 95 if kind == "quantised" else share < 60, "layers of distances start at 0 and have not moved"
+    assert ZEROS[kind][0] < share < ZEROS[kind][1], "layers of distances start at 0 and have not moved"
 
 
 def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
@@ -114,3 +137,20 @@ def test_starting_weights_are_those_of_the_network_before_it_was_changed(whole, 
     assert any("bare.pth" in note for note in notes)
     expected = config.detector.prepare(bare).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in state.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["quantised", "slimmed"])
+def test_the_network_before_it_was_changed_can_be_the_teacher(kind, tmp_path):
+    """Ranges are seen beside a teacher, adapters fit the narrower maps, and the student learns of both."""
+    text = TAUGHT if kind == "quantised" else TAUGHT.replace(QUANTISED, SLIMMED)
+    experiment = create(tmp_path, text)
+    state, losses = plain_steps(experiment, 1, torch.float32, lr=0.01)
+    assert losses[0]["loss_feature"] > 0
+    if kind == "quantised":
+        seen = [value for name, value in state.items() if name.endswith(".seen")]
+        assert len(seen) > 20
+        assert all(float(value) == pytest.approx(0.1) for value in seen)
+    else:
+        assert state["adapters.0.align.weight"].shape[1] == 60
+    config = load_experiment(experiment.folder).config
+    assert config.used_settings is config.detector.student

@@ -145,6 +145,9 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.flops RUN --weights RUN/best.pth --fuse": (
         "tests/promises/test_changed_networks.py::test_macs_by_zeros_are_not_counted"
     ),
+    "python -m public.test_scripts.prune RUN --macs 0.6 -o PAGE": (
+        "tests/scripts/test_prune.py::test_the_macs_are_what_was_asked_for_and_all_is_listed"
+    ),
     "python -m public.test_scripts.quantise RUN --runtime openvino --max_ap_loss 0.5 -o quantised": (
         "tests/export/test_quantise.py::test_the_command_writes_both_files_and_ends_with_its_own_status"
     ),

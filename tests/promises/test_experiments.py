@@ -61,9 +61,10 @@ DISTILLED_NAMES = {
     *("ppyoloe_plus_l_coco_distilled_from_x", "picodet_s_416_coco_distilled_from_m"),
     *("resnet50_retinanet_coco_distilled_from_resnet101", "ppyoloe_xs_shapes_distilled", "ppyoloe_s_shapes"),
 }
-CHANGED_NAMES = {  # quantised or pruned while they are trained
+CHANGED_NAMES = {  # quantised or pruned while they are trained, or narrower
     *("picodet_s_416_coco_qat", "picodet_s_416_coco_pruned75", "ppyoloe_plus_s_coco_qat"),
-    *("ppyoloe_xs_bccd_qat", "ppyoloe_xs_bccd_pruned75"),
+    *("ppyoloe_xs_bccd_qat", "ppyoloe_xs_bccd_pruned75", "ppyoloe_xs_bccd_slim"),
+    "ppyoloe_xs_bccd_qat_distilled",
 }
 YOLOF_NAMES = {
     *("resnet50_yolof_coco", "resnet50_yolof_voc07", "shufflenetv2_yolof_voc07", "mobilenetv3_yolof_voc07"),
@@ -219,7 +220,7 @@ def test_an_experiment_starts_from_one_that_is_there_and_has_the_same_network(fo
     if source is None:
         return
     assert not config.backbone_only
-    settings = config.network_settings
+    settings = config.used_settings
     bare = settings.network if hasattr(settings, "prepare") else settings  # before it is quantised or pruned
     with torch.device("meta"):
         model = bare.build_model()
