@@ -147,7 +147,7 @@ def find_data_root(option: str | None) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(
             f"{source} says that the data sets lie in {path}, which is not a folder; give --data_root FOLDER or set "
-            "ENCORE_DATA_ROOT (the built-in set: python -m public.datasets.shapes)"
+            "ENCORE_DATA_ROOT (the built-in sets: python -m public.datasets.shapes, python -m public.datasets.drawn_cifar)"
         )
     return path.resolve()
 
