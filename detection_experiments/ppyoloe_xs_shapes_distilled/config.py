@@ -6,7 +6,7 @@ Data: `python -m public.datasets.shapes` draws it into data/shapes.
 Command: python train.py
     after python detection_experiments/ppyoloe_s_shapes/train.py
 Teacher: the best weights of detection_experiments/ppyoloe_s_shapes.
-Expected: not trained yet with five seeds; without a teacher AP 0.816 (ppyoloe_xs_shapes).
+Expected: not trained yet with five seeds; without a teacher AP 0.809 (ppyoloe_xs_shapes).
 """
 
 from public.config import DetectionConfig
@@ -28,12 +28,12 @@ config = DetectionConfig(
     train_data=Voc(sources=("shapes/train",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     val_data=Voc(sources=("shapes/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
     test_data=None,
-    epochs=8,
+    epochs=7,
     batch_size=16,
     lr=0.03,
     accumulate=1,
     optimizer=AdamW(betas=(0.9, 0.98), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
-    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=8, min_factor=0.0),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=7, min_factor=0.0),
     clip_norm=None,
     ema=EMA(decay=0.996),
     starting_weights=None,
@@ -54,12 +54,12 @@ config = DetectionConfig(
         std=(0.229, 0.224, 0.225),
     ),
     train_transforms=(RandomFlip(prob=0.5), Resize(size=(128, 128), interpolation="linear")),
-    batch_transforms=(Until(epoch=5, transforms=(BatchRandomResize(sizes=(96,), interpolations=("linear",)),)),),
+    batch_transforms=(Until(epoch=4, transforms=(BatchRandomResize(sizes=(96,), interpolations=("linear",)),)),),
     on_bad_sample="error",
     # evaluation
     metrics=("coco",),
     best_metric="AP",
-    evaluation_interval=8,
+    evaluation_interval=7,
     evaluation_batch_size=32,
     early_stop=None,
     # network
