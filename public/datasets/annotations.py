@@ -20,6 +20,7 @@ from public.datasets.defects import DROPPED_BOXES, Defect, OnDefect, stop
 from public.folders import where_it_leads
 from public.input import ImageError
 from public.settings import refuse_text
+from public.text import shorten
 
 SHOWN_CLASSES = 20  # with more of them a message names the first
 
@@ -445,14 +446,19 @@ def agree_on_classes(configured: tuple[str, ...] | None, given: tuple[str, ...] 
         )
     names = configured if configured is not None else given
     if names is not None and len(set(names)) != len(names):
-        raise ValueError(f"{where}: a class name stands twice in {tuple(names)}")
+        repeated = next(name for name in names if list(names).count(name) > 1)
+        raise ValueError(
+            f"{where}: a class name stands twice among {len(names)} classes {brief_names(names)}: {shorten(repr(repeated))}"
+        )
     return None if names is None else tuple(names)
 
 
 def brief_names(names: Sequence[str]) -> str:
-    """All names, or of many the first ones, as a tuple is written."""
-    names = tuple(names)
-    return str(names) if len(names) <= SHOWN_CLASSES else f"({', '.join(map(repr, names[:3]))}, ...)"
+    """All names, or of many the first ones, as a tuple is written; of a long one its beginning."""
+    names = [shorten(repr(name)) for name in names]
+    if len(names) > SHOWN_CLASSES:
+        return f"({', '.join(names[:3])}, ...)"
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
 
 
 def _first_difference(names, others) -> str:

@@ -425,8 +425,9 @@ def _classes(path, ids, used_ids, class_names):
     lacking = [name for name in class_names if name not in ids]
     if unknown or lacking:
         raise ValueError(
-            f"{path}: its {len(ids)} categories {tuple(ids)} are not the {len(class_names)} classes {class_names} of the "
-            f"config or the training set: {unknown} are not expected there, {lacking} are not in the file"
+            f"{path}: its {len(ids)} categories {brief_names(ids)} are not the {len(class_names)} classes "
+            f"{brief_names(class_names)} of the config or the training set: {brief_names(unknown)} are not expected there, "
+            f"{brief_names(lacking)} are not in the file"
         )
     return class_names, tuple(ids[name] for name in class_names)
 

@@ -26,11 +26,12 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
+    brief_names,
 )
 from public.datasets.defects import Defect, OnDefect, stop, telling
 from public.folders import files_under, where_it_leads
 from public.settings import Name, NotEmpty, check
-from public.text import brief, file_named, shown
+from public.text import brief, file_named, shorten, shown
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -368,8 +369,8 @@ def _with_known_classes(picture, class_names, on_defect):
     for item in picture.objects:
         if item.name not in class_names:
             message = (
-                f"{picture.file}: object {item.number} is a {item.name!r}, none of the {len(class_names)} known classes "
-                f"{class_names}. Add it to the config's classes, or correct the file."
+                f"{picture.file}: object {item.number} is a {shorten(repr(item.name))}, none of the {len(class_names)} known "
+                f"classes {brief_names(class_names)}. Add it to the config's classes, or correct the file."
             )
             on_defect(Defect("unknown class", picture.file, message, item.number))
     return picture._replace(objects=[item for item in picture.objects if item.name in class_names])

@@ -24,6 +24,7 @@ from public.datasets.annotations import (
     WrittenObjects,
     agree_on_classes,
     assemble,
+    brief_names,
 )
 from public.datasets.data_yaml import brief, read_names
 from public.datasets.defects import Defect, OnDefect, stop
@@ -33,6 +34,7 @@ from public.datasets.yolo_places import Listed, Named, Place, find_places, label
 from public.folders import files_under
 from public.input import ImageError, read_image, read_size
 from public.settings import Name, check, refuse_text
+from public.text import shorten
 
 __all__ = ["NO_LABELS", "Yolo", "convert_yolo", "read_labels", "read_names"]
 
@@ -249,7 +251,8 @@ def _new_labels(
     if unknown or lacking:
         raise ValueError(
             f"{path}: its {len(names)} names ({brief(names)}) are not the {len(wanted)} classes ({brief(wanted)}) of the "
-            f"config or the training set: {unknown} are not expected there, {lacking} are not in the file"
+            f"config or the training set: {brief_names(unknown)} are not expected there, {brief_names(lacking)} are not in "
+            "the file"
         )
     return {names.index(name): label for label, name in enumerate(wanted)}
 
@@ -363,7 +366,8 @@ def _sizes(images, names):
 def _categories(names):
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
-        raise ValueError(f"the classes are {names}: {'twice ' + repeated[0] if repeated else 'there is none'}")
+        wrong = f"twice {shorten(repeated[0])}" if repeated else "there is none"
+        raise ValueError(f"the {len(names)} classes are {brief_names(names)}: {wrong}")
     return [{"id": label + 1, "name": name} for label, name in enumerate(names)]
 
 

@@ -144,8 +144,29 @@ def test_classes_of_config_and_training_set_have_to_agree(tmp_path):
     assert data.read(tmp_path, ("cat", "dog", "bird")).class_names == ("cat", "dog", "bird")
     with pytest.raises(ValueError, match=r"\('cat', 'dog', 'bird'\).*\('bird', 'cat', 'dog'\)"):
         data.read(tmp_path, TINY_CLASSES)
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match=r"stands twice among 4 classes .*: 'cat'$"):
         VOC_2007.read(tmp_path, ("cat", "dog", "bird", "cat"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("name" * 5000,) * 2,
+        ("name" * 5000,),
+        (*TINY_CLASSES[1:], "name" * 5000),
+        tuple(f"{number} {'name' * 5000}" for number in range(100)),
+    ],
+    ids=["twice", "one", "one of three", "a hundred"],
+)
+def test_classes_are_named_in_a_line_however_long_and_many_they_are(tmp_path, names):
+    """A name may be anything that stands in a file: found by 10,000 cases of the fuzz test."""
+    write_voc(tmp_path)
+    write_coco(tmp_path)
+    for data in (VOC_2007, TINY_COCO):
+        with pytest.raises(ValueError, match="class") as told:
+            data.read(tmp_path, names)
+        assert len(str(told.value).splitlines()) == 1
+        assert len(str(told.value)) < 2000
 
 
 def test_labels_follow_the_order_of_the_configured_classes(tmp_path):

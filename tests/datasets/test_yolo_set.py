@@ -243,7 +243,7 @@ def test_classes_have_the_order_of_the_page(mine):
     assert [turned.class_names[label] for label in turned.labels] == [
         plain.class_names[label] for label in plain.labels
     ]
-    with pytest.raises(ValueError, match=r"\['bird'.*\] are not expected there, \['fish'\] are not in the file"):
+    with pytest.raises(ValueError, match=r"\('bird'.*\) are not expected there, \('fish',\) are not in the file"):
         read(mine, classes=("cat", "dog", "fish"))
     with pytest.raises(ValueError, match="the config names 1 classes"):
         read(mine, classes=("cat",), class_names=TINY_CLASSES)
