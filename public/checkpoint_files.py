@@ -59,6 +59,7 @@ def load_checkpoint(path: str | Path) -> dict:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {why_unreadable(error)}") from error
+    check_tensors(path, value)
     if not isinstance(value, dict) or "model" not in value:
         raise ValueError(
             f"{path} is not a checkpoint of this project: it has no entry 'model'. Weights of other projects are converted "
@@ -66,6 +67,36 @@ def load_checkpoint(path: str | Path) -> dict:
         )
     _check_entries(path, value)
     return value
+
+
+def check_tensors(path: Path, value: Any) -> None:
+    """Raises ValueError, naming the file and the tensor, where one in what was read, however deep, is no plain array.
+
+    Such are tensors without numbers (of the device "meta"), sparse or quantised ones, and those that say a number of the file
+    many times, which would fill memory.
+    """
+    waiting, seen = [("", value)], set()
+    while waiting:
+        name, item = waiting.pop()
+        if id(item) in seen:
+            continue
+        if isinstance(item, dict):
+            seen.add(id(item))
+            waiting += [(f"{name}.{key}" if name else str(key), part) for key, part in item.items()]
+        elif isinstance(item, list | tuple | set):
+            seen.add(id(item))
+            waiting += [(f"{name}[{place}]", part) for place, part in enumerate(item)]
+        elif torch.is_tensor(item) and (wrong := _what_is_wrong(item)):
+            raise ValueError(f"{path} is damaged: its tensor {shorten(repr(name))} {wrong}")
+
+
+def _what_is_wrong(tensor: torch.Tensor) -> str:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is no plain array of numbers ({tensor.device.type}, {tensor.layout}, {tensor.dtype})"
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > held:
+        return f"has {tensor.numel()} numbers ({shorten(str(tuple(tensor.shape)))}), of which the file holds {held}"
+    return ""
 
 
 def _check_entries(path: Path, checkpoint: dict) -> None:

@@ -196,7 +196,11 @@ def _thaw(frozen: Any, classes: dict[str, type]) -> Any:
     missing = sorted(field for field, has_default in known.items() if field not in values and not has_default)
     unknown = sorted(values.keys() - known.keys())
     if missing or unknown:
-        raise ValueError(f"the settings of {name} do not fit its class: missing {missing}, unknown {unknown}")
+        lists = ", ".join(
+            f"{kind} {[shorten(field) for field in names[:40]]}{'' if len(names) <= 40 else f' and {len(names) - 40} more'}"
+            for kind, names in (("missing", missing), ("unknown", unknown))
+        )
+        raise ValueError(f"the settings of {name} do not fit its class: {lists}")
     return classes[name](**{key: _thaw(item, classes) for key, item in values.items()})
 
 

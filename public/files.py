@@ -28,6 +28,7 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object], keep: st
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
+    is_in_place = False
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -36,12 +37,14 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object], keep: st
         if keep and path.exists():
             os.replace(path, path.with_name(keep))
         os.replace(temporary, path)
+        is_in_place = True
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save covers the system's error with a RuntimeError
         reason = error if isinstance(error, OSError) else error.__context__ or error
         raise OSError(f"{path} could not be written ({reason}); what was there before is kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if not is_in_place:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -154,6 +154,9 @@ NonNegative = Annotated[float, Within(0)]
 Probability = Annotated[float, Within(0, 1)]
 Fraction = Annotated[float, Within(0, 1, without_high=True)]
 Counts = Annotated[tuple[Count, ...], NotEmpty()]
+Layers = Annotated[int, Within(1, 1000)]  # one behind the other: a number from a damaged file must not build for hours
+LayersOrNone = Annotated[int, Within(0, 1000)]
+DepthFactor = Annotated[float, Within(0, 100, without_low=True)]  # of numbers of layers
 Side = Annotated[int, Within(1, 2**15)]  # of a picture, in pixels; OpenCV resizes none that is longer
 Name = Annotated[str, NotEmpty()]
 Level = Annotated[int, Within(0, 255)]

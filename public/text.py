@@ -20,6 +20,7 @@ from typing import Any
 ESCAPED = "escaped"  # how codecs call the rule: "猫".encode("ascii", ESCAPED)
 _HALVES = re.compile("[\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # the halves by which os.fsdecode keeps the bytes 0x80 .. 0xff
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, of the usual systems' files
 PLAIN = {bool, int, float, str}
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -87,9 +88,16 @@ def file_named(text: str) -> str:
     try:
         name = text if text.isascii() else os.fsdecode(text.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
-        raise ValueError(f"no file can be called {shown(text)!r}: half of a surrogate pair is no letter") from error
+        raise ValueError(
+            f"no file can be called {shorten(shown(text))!r}: half of a surrogate pair is no letter"
+        ) from error
     if "\0" in name:
-        raise ValueError(f"no file can be called {shown(text)!r}: names hold no zero")
+        raise ValueError(f"no file can be called {shorten(shown(text))!r}: names hold no zero")
+    if len(name) > LONGEST_NAME // 4:  # a letter has four bytes at most
+        parts = [len(os.fsencode(part)) for part in name.split("/")]
+        if max(parts) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
+            longest = f"{LONGEST_NAME} bytes, with their folders {LONGEST_PATH}"
+            raise ValueError(f"no file can be called {shorten(shown(text))!r}: names have at most {longest}")
     return name
 
 

@@ -148,7 +148,10 @@ def list_split(listing: str | os.PathLike) -> list[str]:
     """
     content = Path(listing).read_bytes()
     lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # some editors put a mark before a text
-    image_ids = [file_named(line.strip()) for line in lines if line.strip() and "\0" not in line]
+    try:
+        image_ids = [file_named(line.strip()) for line in lines if line.strip() and "\0" not in line]
+    except ValueError as error:
+        raise ValueError(f"{listing}: {error}") from error
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(listing))), "Annotations")
     strange = [image_id for image_id in image_ids if shown(image_id) != image_id]
     if b"\0" in content or not all(os.path.isfile(os.path.join(folder, f"{image_id}.xml")) for image_id in strange):

@@ -22,6 +22,7 @@ from public.settings import (
     Count,
     Counts,
     Different,
+    Layers,
     Name,
     Natural,
     NonNegative,
@@ -48,7 +49,7 @@ class FCOS:
     extra_from: Annotated[str, OneOf(EXTRA_FROM)]  # what the first of them is made of: C5 or P5
     relu_before_extra: bool  # between P6 and P7
     neck_channels: Count  # of the neck's maps and of the head's towers
-    head_convs: Count  # of each of the two towers
+    head_convs: Layers  # of each of the two towers
     head_groups: Count  # of their GroupNorm
     head_conv_bias: bool  # whether the towers' convolutions have one, although GroupNorm follows
     use_scales: bool  # a learnt factor of the distances of each level

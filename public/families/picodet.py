@@ -23,6 +23,7 @@ from public.settings import (
     Count,
     Counts,
     GoesWithEpochs,
+    Layers,
     Name,
     Natural,
     NonNegative,
@@ -47,9 +48,9 @@ class PicoDet:
     neck: Annotated[
         str, OneOf(NECKS)
     ]  # what mixes two levels: separable convolutions (lc_pan) or a CSP stage (csp_pan)
-    neck_blocks: Count  # of each mixer
+    neck_blocks: Layers  # of each mixer
     channels: Count  # of the neck's levels and of the head
-    head_convs: Count  # depthwise separable convolutions before each level's predictions
+    head_convs: Layers  # depthwise separable convolutions before each level's predictions
     activation: Activation  # of neck and head
     num_classes: Count
     strides: Annotated[Counts, Rising()]  # the last level is made by the neck, the others by the backbone

@@ -18,7 +18,7 @@ from public.models.detectors.one_stage import BatchNormMode
 from public.models.detectors.picodet import PicoDetModel
 from public.models.layers import Activation
 from public.models.necks.lc_pan import NECKS
-from public.settings import Count, Counts, Name, NonNegative, OneOf, Positive, Probability, Rising, check
+from public.settings import Count, Counts, Layers, Name, NonNegative, OneOf, Positive, Probability, Rising, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class PicoDetLegacy:
     backbone_options: Options
     backbone_batchnorm: BatchNormMode
     neck: Annotated[str, OneOf(NECKS)]
-    neck_blocks: Count
+    neck_blocks: Layers
     channels: Count
-    head_convs: Count
+    head_convs: Layers
     activation: Activation
     num_classes: Count
     strides: Annotated[Counts, Rising()]

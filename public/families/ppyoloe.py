@@ -17,7 +17,19 @@ from public.models.backbones.cspresnet import BLOCKS, CHANNELS, CSPResNet, scale
 from public.models.detectors.ppyoloe import PPYOLOEHead, PPYOLOEModel
 from public.models.layers import Activation
 from public.models.necks.csp_pan import CSPPAN
-from public.settings import Count, Counts, Different, GoesWithEpochs, Natural, NonNegative, Positive, Probability, check
+from public.settings import (
+    Count,
+    Counts,
+    DepthFactor,
+    Different,
+    GoesWithEpochs,
+    Layers,
+    Natural,
+    NonNegative,
+    Positive,
+    Probability,
+    check,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +37,14 @@ class PPYOLOE:
     """Every number of a PPYOLOE that decides a result."""
 
     # network
-    depth: Positive  # factor of the block counts
+    depth: DepthFactor  # factor of the block counts
     width: Positive  # factor of the channel counts
     use_alpha: bool  # a learnt factor on the 1x1 branches of the backbone: PPYOLOE+
     activation: Activation
     backbone_channels: tuple[Count, Count, Count, Count, Count]  # of the stem and the four stages at width 1
-    backbone_blocks: tuple[Count, Count, Count, Count]  # of the four stages at depth 1
+    backbone_blocks: tuple[Layers, Layers, Layers, Layers]  # of the four stages at depth 1
     neck_channels: tuple[Count, Count, Count]  # of the strides 32, 16, 8 at width 1
-    neck_blocks: Count  # at depth 1
+    neck_blocks: Layers  # at depth 1
     num_classes: Count
     strides: Annotated[Counts, Different()]  # in the order of the outputs
     reg_max: Count  # largest distance from a point to a side, in strides

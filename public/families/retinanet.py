@@ -22,6 +22,7 @@ from public.settings import (
     Count,
     Counts,
     Different,
+    Layers,
     Name,
     Natural,
     NonNegative,
@@ -51,7 +52,7 @@ class RetinaNet:
     extra_from: Annotated[str, OneOf(EXTRA_FROM)]  # what the first of them is made of: C5 or P5
     relu_before_extra: bool  # between P6 and P7
     neck_channels: Count  # of the neck's maps and of the head's towers
-    head_convs: Count  # of each of the two towers
+    head_convs: Layers  # of each of the two towers
     head_groups: Count | None  # of their GroupNorm; None: a bias and no normalisation
 
     # anchors

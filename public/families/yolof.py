@@ -23,8 +23,8 @@ from public.settings import (
     Count,
     Counts,
     Different,
+    LayersOrNone,
     Name,
-    Natural,
     NonNegative,
     NotEmpty,
     Positive,
@@ -47,8 +47,8 @@ class YOLOF:
     encoder_channels: Count
     encoder_block_channels: Count  # inside its residual blocks
     encoder_dilations: Counts  # one a block
-    num_class_convs: Natural
-    num_box_convs: Natural
+    num_class_convs: LayersOrNone
+    num_box_convs: LayersOrNone
     activation: Activation  # of encoder and head
     num_classes: Count
     anchor_sizes: Annotated[tuple[Positive, ...], NotEmpty(), Different()]  # sides of a cell's square anchors, pixels

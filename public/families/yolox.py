@@ -22,6 +22,7 @@ from public.settings import (
     Counts,
     Different,
     GoesWithEpochs,
+    LayersOrNone,
     Name,
     Natural,
     NonNegative,
@@ -41,7 +42,7 @@ class YOLOX:
     backbone: Name  # a name of `public.models.backbones.NETWORKS`
     backbone_options: Options  # keywords of its family's `build`; the activation and BatchNorm of the rest stand below
     neck: Literal["pafpn", "yolo_fpn"]
-    neck_blocks: Natural  # bottlenecks in each CSP layer of pafpn; 0 for yolo_fpn, which has none
+    neck_blocks: LayersOrNone  # bottlenecks in each CSP layer of pafpn; 0 for yolo_fpn, which has none
     head_channels: Count
     use_depthwise: bool  # neck and head: 3x3 convolutions become a depthwise and a 1x1 one
     activation: Activation  # of neck and head

@@ -147,7 +147,10 @@ class RunFolder:
         """
         lacking = sorted(set(LOG_FILES) - sizes.keys())
         if lacking:
-            raise ValueError(f"the checkpoint of {self.path} lacks the size of {lacking[0]}; the run cannot resume")
+            raise ValueError(
+                f"the checkpoint {self.path / 'latest.pth'}, or previous.pth in its place, lacks the size of {lacking[0]}; "
+                "the run cannot resume"
+            )
         lost = []
         for name, present in self.log_sizes().items():
             if sizes[name] < present:

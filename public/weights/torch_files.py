@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from public.checkpoint_files import SAFETENSORS, is_state, read_safetensors, why_unreadable
+from public.checkpoint_files import SAFETENSORS, check_tensors, is_state, read_safetensors, why_unreadable
 
 # Names of torch's and MMDetection's files end with the beginning of the sum.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|tar)")
@@ -54,6 +54,7 @@ def read_torch_file(file: Path) -> TorchFile:
         content = _content(file)
     except Exception as error:
         raise ValueError(f"{file} is not a file of weights that can be read safely: {why_unreadable(error)}") from error
+    check_tensors(file, content)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             result.left_out |= {name: "beside the weights" for name in content if name != wrapper}

@@ -73,9 +73,9 @@ def test_the_bytes_of_a_name_are_seen():
     assert "🐱\ud800".encode("utf-8", text.ESCAPED) == "🐱\\ud800".encode()
 
 
-@pytest.mark.parametrize("name", ["a\0b", "a\ud800", "\udfff"])
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800", "\udfff", "name" * 2000, "猫" * 86, "folder/" * 600 + "name"])
 def test_no_file_has_such_a_name(name, tmp_path):
-    with pytest.raises(ValueError, match="no file can be called"):
+    with pytest.raises(ValueError, match=r"^no file can be called .{1,250}$"):
         text.file_named(name)
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(tmp_path / name)
@@ -84,6 +84,11 @@ def test_no_file_has_such_a_name(name, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "猫" * 85, "folder/" * 500 + "name"])
+def test_the_longest_names_are_names(name):
+    assert text.file_named(name) == name
 
 
 @pytest.mark.parametrize("name", NAMES)

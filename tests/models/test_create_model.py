@@ -1,5 +1,6 @@
 """create_model: detectors, classifiers and backbones; pretrained weights, other numbers of classes and of channels."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -174,6 +175,20 @@ def test_rule_of_adaptation():
 def test_no_channels_are_refused():
     with pytest.raises(ValueError, match="in_chans = 0"):
         create_model(NAME, in_chans=0)
+
+
+def test_no_file_can_ask_for_a_billion_layers():
+    """The fields that say how many layers there are, of every family: building them would take hours."""
+    asked = set()
+    for settings in {type(value): value for value in PUBLISHED.values()}.values():
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if field.name == "depth" or field.name.endswith(("_blocks", "_convs")):
+                huge = type(value)(10**9) if not isinstance(value, tuple) else (*value[:-1], 10**9)
+                with pytest.raises(ValueError, match=field.name):
+                    dataclasses.replace(settings, **{field.name: huge})
+                asked.add(field.name)
+    assert {"depth", "backbone_blocks", "neck_blocks", "head_convs", "num_box_convs"} <= asked
 
 
 def test_unknown_field_is_an_error():

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import random
+import re
 import resource
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from public.training.ema import EMA
 from public.training.optimizers import SGD
 from public.training.state import TrainingState
 from public.weights.load import load_starting_weights
+from public.weights.torch_files import read_torch_file
 from tests.helpers.processes import CONTEXT, start_process
 
 
@@ -189,6 +191,40 @@ def test_damaged_absent_and_foreign_files_are_named(tmp_path):
             load_checkpoint(tmp_path / "foreign.pth")
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*absent\.pth"):
         load_checkpoint(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (torch.empty(3, device="meta"), r"is no plain array of numbers \(meta"),
+        (torch.eye(3).to_sparse(), r"is no plain array of numbers \(cpu, torch\.sparse_coo"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "is no plain array of numbers"),
+        (torch.zeros(1).expand(10**9), r"has 1000000000 numbers .* of which the file holds 1$"),
+        (torch.zeros(2, 1).expand(2, 10**6), "has 2000000 numbers .* of which the file holds 2$"),
+    ],
+    ids=["meta", "sparse", "quantised", "a billion of one", "a million of each"],
+)
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_tensors_that_are_no_plain_arrays_are_named(tmp_path, tensor, text):
+    """Found by 10,000 cases of the fuzz test: a file of a few bytes may say that it holds gigabytes, or nothing."""
+    where = {
+        "model.a": {"model": {"a": tensor}},
+        "training.x[1].b": {"model": {}, "training": {"x": [1, {"b": tensor}]}},
+    }
+    for name, value in where.items():
+        torch.save(value, tmp_path / "a.pth")
+        for read in (lambda: load_checkpoint(tmp_path / "a.pth"), lambda: read_torch_file(tmp_path / "a.pth")):
+            with pytest.raises(ValueError, match=rf"a\.pth is damaged: its tensor '{re.escape(name)}' {text}"):
+                read()
+
+
+def test_views_of_one_tensor_are_plain_arrays(tmp_path):
+    """Transposed, parts of one another, empty: what other programs save, too."""
+    whole = torch.arange(12.0).view(3, 4)
+    state = {"a": whole, "b": whole.T, "c": whole[1:, :2], "d": torch.zeros(0, 4), "e": whole[0, 0]}
+    torch.save({"model": state}, tmp_path / "a.pth")
+    found = load_checkpoint(tmp_path / "a.pth")["model"]
+    assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 # ---------------------------------------------------------------------------------------------- digests
