@@ -112,7 +112,9 @@ def measure(page: str, folder: Path, arguments: argparse.Namespace) -> None:
     with parts.over(places):
         for number in range(arguments.samples):
             index = number % len(paths)
-            key = SampleKey(number // len(paths), number // LATE_BATCH, index)
+            key = SampleKey(
+                number // LATE_BATCH, 0, index
+            )  # an epoch a batch: other random numbers for the same picture
             for which in (0, 1) if number % 2 else (1, 0):
                 start = time.thread_time()
                 if which:
