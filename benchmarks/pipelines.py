@@ -112,9 +112,7 @@ def measure(page: str, folder: Path, arguments: argparse.Namespace) -> None:
     with parts.over(places):
         for number in range(arguments.samples):
             index = number % len(paths)
-            key = SampleKey(
-                number // LATE_BATCH, 0, index
-            )  # an epoch a batch: other random numbers for the same picture
+            key = SampleKey(number // LATE_BATCH, 0, index)  # an epoch a batch: a picture has other random numbers then
             for which in (0, 1) if number % 2 else (1, 0):
                 start = time.thread_time()
                 if which:
