@@ -23,6 +23,7 @@ from public.export.runners import other_side
 from public.export.runners.network import Session
 from public.export.torch_file import write_torch
 from public.files import REPOSITORY
+from public.models.deformable import DeformableConv2d
 from public.text import shorten
 
 KINDS = {"executorch": "ExecuTorch", "litert": "LiteRT"}
@@ -53,8 +54,13 @@ def write_elsewhere(kind: str, graph: ExportGraph, path: Path, *, batch: int | N
     """Writes `graph` to `path` by the Python of `kind`, from a program of `torch.export`; arguments as of `write_onnx`.
 
     Raises:
-        ValueError: there is no such Python, or the network cannot be exported, with the exporter's reason.
+        ValueError: there is no such Python, or the network cannot be exported, with the exporter's reason; also one with
+            deformable convolutions, which neither of the two runtimes has.
     """
+    if any(isinstance(module, DeformableConv2d) for module in graph.modules()):
+        raise ValueError(
+            f"{KINDS[kind]} has no deformable convolution, which this network has; the nearest is --format onnx"
+        )
     with tempfile.TemporaryDirectory() as folder:
         program, made = Path(folder) / "program.pt2", Path(folder) / path.name
         write_torch(graph, program, batch=batch or 1, card=card, precision=precision)

@@ -1,5 +1,6 @@
 """Formats of another environment: the pipe to its Python, what is said where it is missing or fails, and their files."""
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from torch import nn
 import public
 from public.export import other_python
 from public.export.formats import FORMATS
+from public.export.graph import ExportGraph
 from public.export.runners import other_side
 from public.export.writing import Request, write
+from public.families import PUBLISHED
 from public.input import ClassificationInput, normalise, prepare_crop
+from tests.export.conftest import NAMES, SPEC
 from tests.export.test_files import needs
 from tests.helpers.lively import pictures
 
@@ -75,6 +79,19 @@ def test_what_fails_is_said_in_a_line(here, tmp_path):
         public.load(path)
     with pytest.raises(ValueError, match=r"ExecuTorch cannot do it: .*PackageNotFoundError.*executorch"):
         other_python.versions_of("executorch")
+
+
+def test_deformable_convolutions_are_refused_before_anything_is_converted(tmp_path):
+    settings = dataclasses.replace(PUBLISHED["centernet_r18_dcn_mmdet"], num_classes=len(NAMES))
+    graph = ExportGraph(
+        model=settings.build_model(), decoder=settings.build_decoder(), spec=SPEC, input_form="image", outputs="boxes",
+        size=SPEC.size,
+    )  # fmt: skip
+    for kind, runtime in other_python.KINDS.items():
+        with pytest.raises(
+            ValueError, match=f"^{runtime} has no deformable convolution, .* the nearest is --format onnx$"
+        ):
+            other_python.write_elsewhere(kind, graph, tmp_path / "a.pte", batch=None, card="", precision="float32")
 
 
 CROP = ClassificationInput(
