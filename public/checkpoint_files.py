@@ -18,6 +18,7 @@ from public.files import write_whole
 from public.text import brief, shorten
 
 SAFETENSORS = ".safetensors"
+LONGEST_KEY = 1000  # letters of a name in a file of weights
 CARD = "encore"  # the entry of the metadata
 
 
@@ -82,6 +83,12 @@ def check_tensors(path: Path, value: Any) -> None:
             continue
         if isinstance(item, dict):
             seen.add(id(item))
+            if longest := max(
+                (key for key in item if isinstance(key, str) and len(key) > LONGEST_KEY), key=len, default=""
+            ):
+                raise ValueError(
+                    f"{path} is damaged: a name in it has {len(longest)} letters: {shorten(repr(longest))}"
+                )
             waiting += [(f"{name}.{key}" if name else str(key), part) for key, part in item.items()]
         elif isinstance(item, list | tuple | set):
             seen.add(id(item))

@@ -129,6 +129,7 @@ def _kind(value: Any) -> object:
 
 
 def _state_problem(state: dict, shapes: list[torch.Size]) -> str | None:
+    first: tuple[int, dict] | None = None  # of the parameters, whose state all others have to be like
     for number, entries in state.items():
         if type(number) is not int or not 0 <= number < len(shapes) or not isinstance(entries, dict):
             return f"its state of parameter {brief(number)} is none"
@@ -137,4 +138,17 @@ def _state_problem(state: dict, shapes: list[torch.Size]) -> str | None:
             if not is_known or (torch.is_tensor(value) and value.ndim and value.shape != shapes[number]):
                 found = tuple(value.shape) if torch.is_tensor(value) else brief(value)
                 return f"{name} of parameter {number}, of shape {tuple(shapes[number])}, is {found}"
+        kinds = {str(name): _kind_of_state(value) for name, value in entries.items()}
+        first = first or (number, kinds)
+        if kinds != first[1]:
+            here, there = _named_kinds(kinds), _named_kinds(first[1])
+            return f"the state of parameter {number} is {here}, that of parameter {first[0]} {there}"
     return None
+
+
+def _kind_of_state(value: Any) -> str:
+    return "a tensor" if torch.is_tensor(value) else "nothing" if value is None else "a number"
+
+
+def _named_kinds(kinds: dict[str, str]) -> str:
+    return shorten(", ".join(f"{name} {kind}" for name, kind in sorted(kinds.items())) or "empty")
