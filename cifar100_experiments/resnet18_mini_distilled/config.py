@@ -5,7 +5,9 @@ Data: `python -m public.datasets.drawn_cifar` draws it into data/cifar-shapes-py
 Command: python train.py
     after python cifar100_experiments/resnet18_mini_teacher/train.py
 Teacher: the best weights of cifar100_experiments/resnet18_mini_teacher.
-Expected: not trained yet with five seeds; without a teacher top-1 error 9.7 % (cifar100_experiments/resnet18_mini).
+Expected: top-1 error 7.5 % with seed 0; with seeds 0 to 4 accuracy 94.72 +- 1.72 %, without a teacher 92.50 +- 1.67 %
+    (cifar100_experiments/resnet18_mini).  As means of five the difference of 2.2 points lies within the seeds' spread (2.5);
+    with the same seed the taught network is the better one five times of five, by 1.8 to 3.1 points.
 """
 
 from dataclasses import dataclass

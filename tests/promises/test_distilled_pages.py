@@ -1,6 +1,7 @@
 """The pages of students and teachers: the student of another page, the teacher of its weights, the source's numbers."""
 
 import ast
+import json
 import dataclasses
 import re
 from pathlib import Path
@@ -73,11 +74,20 @@ def test_the_teacher_is_the_network_of_its_weights(name):
         assert settings.teacher == PUBLISHED[known.model]
 
 
+TRAINED = ("cifar100_experiments/resnet18_mini_distilled", "cifar100_experiments/resnet18_mini_teacher")
+
+
 @every_page
-def test_the_card_names_the_teacher_and_says_that_nothing_was_trained(name):
+def test_the_card_names_the_teacher_and_says_what_was_measured_or_that_nothing_was(name):
     card = " ".join((ast.get_docstring(ast.parse((REPOSITORY / name / "config.py").read_text())) or "").split())
     settings = load_experiment(REPOSITORY / name).config.network_settings
-    assert "not trained yet" in card
+    assert ("not trained yet" in card) != (name in TRAINED)
+    if name in TRAINED and isinstance(
+        settings, Distilled
+    ):  # what five seeds came to stands beside the page, and on its card
+        seeds = json.loads((REPOSITORY / name / "seeds.json").read_text())[""]
+        assert len(seeds["values"]) == 5
+        assert f"{seeds['mean']:.2f} +- {seeds['std']:.2f}" in card
     if isinstance(settings, Distilled):
         assert settings.teacher_weights in card.split("Teacher: ")[1]
 
