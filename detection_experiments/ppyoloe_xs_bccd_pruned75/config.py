@@ -4,8 +4,8 @@ Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; pruning: arXiv 17
 Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 training, 87 validation, 72 test images.
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Starting weights: ppyoloe_xs_bccd, the best of its newest run, which has to be trained first: AP50 0.892 on val.
-Expected: AP50 0.894 on val, which chose the checkpoint (epoch 35), and AP50 0.905, AP 0.606 on test, scored once; from a dense
-    run with AP50 0.896 on val and 0.910 on test.
+Expected: AP50 0.894 on val, which chose the checkpoint (epoch 35), and AP50 0.905, AP 0.606 on test, scored once; from a
+    dense run with AP50 0.896 on val and 0.910 on test.
 Hardware: one core of a 2-core CPU (Intel Xeon): 11.5 minutes of CPU time.
 Measured here: torch 2.15.0, digest of the averaged weights 6d392377d7883881, on an Intel Xeon with AVX512.
 Speed: dense kernels gain nothing by zeros; see docs/quantise.md.

@@ -5,8 +5,8 @@ Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 training, 87 validation, 72
 Widths: python -m public.test_scripts.prune detection_experiments/ppyoloe_xs_bccd --macs 0.6
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Starting weights: ppyoloe_xs_bccd, the best of its newest run, which has to be trained first: AP50 0.892 on val.
-Expected: AP50 0.907 on val, which chose the checkpoint (epoch 40), and AP50 0.900, AP 0.608 on test, scored once; from a dense
-    run with AP50 0.896 on val and 0.910 on test.
+Expected: AP50 0.907 on val, which chose the checkpoint (epoch 40), and AP50 0.900, AP 0.608 on test, scored once; from a
+    dense run with AP50 0.896 on val and 0.910 on test.
 Hardware: one core of a 2-core CPU (Intel Xeon): 9.3 minutes of CPU time.
 Measured here: torch 2.15.0, digest of the averaged weights b572b57b776fc1b2, on an Intel Xeon with AVX512.
 """

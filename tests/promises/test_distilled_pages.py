@@ -1,8 +1,8 @@
 """The pages of students and teachers: the student of another page, the teacher of its weights, the source's numbers."""
 
 import ast
-import json
 import dataclasses
+import json
 import re
 from pathlib import Path
 
