@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from public.losses.assigners.assignment import BACKGROUND, parts_of_batch
+from public.losses.assigners.assignment import BACKGROUND, joined, parts_of_batch
 from public.losses.assigners.uniform import last_match
 from public.losses.dense import DenseLoss, Targets
 from public.losses.focal import penalty_reduced_focal_loss
@@ -94,7 +94,7 @@ class CenterNetLoss(DenseLoss):
         for images in parts_of_batch(counts, height * width):
             part = self._assign_together(targets[images], counts[images], size)
             parts.append(part._replace(cells=part.cells + images.start * height * width))
-        return CenterNetTargets(*map(torch.cat, zip(*parts)))
+        return joined(parts)
 
     def _assign_together(self, targets: Targets, counts: list[int], size: tuple[int, int]) -> CenterNetTargets:
         height, width = size

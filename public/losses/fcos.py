@@ -19,6 +19,7 @@ from public.losses.assigners.assignment import (
     ObjectTargets,
     PaddedObjects,
     assigned_in_parts,
+    joined,
     targets_of_objects,
 )
 from public.losses.box import giou, iou
@@ -81,7 +82,7 @@ class FCOSLoss(DenseLoss):
         def assign(images: slice, given: PaddedObjects) -> ObjectTargets:
             return targets_of_objects(self.assigner(boxes=given.boxes, **places), given, self.num_classes)
 
-        return ObjectTargets(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
+        return joined(assigned_in_parts(assign, targets, len(points)))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

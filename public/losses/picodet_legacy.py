@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts, joined
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
@@ -96,7 +96,7 @@ class PicoDetLegacyLoss(DenseLoss):
             predicted = {"class_scores": scores[images], "predicted_boxes": predicted_boxes[images]}
             return self.assigner(**given._asdict(), **predicted, **places)
 
-        return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
+        return joined(assigned_in_parts(assign, targets, len(points)))
 
     def terms(self, outputs: Any, targets: Targets, progress: Progress) -> dict[str, torch.Tensor]:
         """`cls`, `iou` and `dfl` of PicoDetOutputs; without any positive point those of the boxes are empty sums: 0."""

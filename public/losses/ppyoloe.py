@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts, joined
 from public.losses.box import giou
 from public.losses.dense import DenseLoss, Targets
 from public.losses.distribution_focal import distribution_focal_loss
@@ -99,7 +99,7 @@ class PPYOLOELoss(DenseLoss):
                     return self.static_assigner(**given, **where, num_classes=self.num_classes)
                 return self.assigner(**given, points=points, strides=strides, class_scores=probabilities[images])
 
-            return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(points)))))
+            return joined(assigned_in_parts(assign, targets, len(points)))
 
     def assigner_name(self, progress: Progress) -> str:
         """See `DenseLoss.assigner_name`."""

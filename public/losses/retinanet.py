@@ -20,6 +20,7 @@ from public.losses.assigners.assignment import (
     ObjectTargets,
     PaddedObjects,
     assigned_in_parts,
+    joined,
     targets_of_objects,
 )
 from public.losses.box import giou
@@ -82,7 +83,7 @@ class RetinaNetLoss(DenseLoss):
             objects = self.assigner(anchors=anchors, boxes=given.boxes)
             return targets_of_objects(objects, given, self.num_classes)
 
-        return ObjectTargets(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(anchors)))))
+        return joined(assigned_in_parts(assign, targets, len(anchors)))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts
+from public.losses.assigners.assignment import Assignment, PaddedObjects, assigned_in_parts, joined
 from public.losses.box import iou
 from public.losses.dense import DenseLoss, Targets
 from public.parallel.collectives import share_of_sum
@@ -57,7 +57,7 @@ class YOLOXLoss(DenseLoss):
                 predicted = {"class_scores": scores[images], "predicted_boxes": predicted_boxes[images]}
                 return self.assigner(**given._asdict(), **predicted, **places)
 
-            return Assignment(*map(torch.cat, zip(*assigned_in_parts(assign, targets, len(strides)))))
+            return joined(assigned_in_parts(assign, targets, len(strides)))
 
     def points(self, outputs: Any) -> torch.Tensor:
         """See `DenseLoss.points`."""

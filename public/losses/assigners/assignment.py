@@ -146,6 +146,11 @@ def assigned_in_parts(
     return [assign(images, padded_objects(targets[images])) for images in parts]
 
 
+def joined(parts: list[Any]) -> Any:
+    """NamedTuples of tensors, one a part of a batch, as one of the whole batch."""
+    return type(parts[0])(*map(torch.cat, zip(*parts)))
+
+
 def parts_of_batch(counts: list[int], num_points: int) -> list[slice]:
     """Neighbouring images that are assigned together: as many as MOST_PAIRS allows of padded objects and points, or one."""
     parts, begin = [], 0
