@@ -91,6 +91,11 @@ class Task(Protocol):
     def inputs(self, batch: Any, /) -> torch.Tensor:
         """The normalised images of a batch, float32 (B, 3, H, W), on its device."""
 
+    @property
+    def ready_epoch(self) -> int:
+        """How many epochs it takes until the network is what is used in the end; weights before cannot be the best."""
+        ...
+
     def on_epoch(self, model: torch.nn.Module, epoch: int) -> None:
         """The family's own switch at the start of an epoch, counted from 0, and where a run goes on."""
 

@@ -1,10 +1,13 @@
 """The pictures of a detection set with their objects, as they lie on disk."""
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from public.datasets.annotations import Annotations
+from public.datasets.defects import Defect, OnDefect
 from public.datasets.sample import Sample
 from public.input import ImageError, read_image, read_size
 
@@ -37,6 +40,23 @@ def load_reduced_picture(annotations: Annotations, index: int, reduction: int) -
     if read_size(path)[0] != _annotated_size(annotations, index):
         return load_picture(annotations, index)  # which says what is wrong
     return image
+
+
+def measure(files: Sequence[str], on_defect: OnDefect) -> list[tuple[int, int] | None]:
+    """(width, height) of each picture by its header, turned by the EXIF orientation; None, told, where it cannot be read."""
+
+    def size_of(file):
+        try:
+            return read_size(file)[0]
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(size_of, files))
+    for file, size in zip(files, found):
+        if isinstance(size, ImageError):
+            on_defect(Defect(size.kind, file, str(size)))
+    return [None if isinstance(size, ImageError) else size for size in found]
 
 
 def _annotated_size(annotations, index):

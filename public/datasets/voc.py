@@ -227,7 +227,7 @@ def _read_source(data_root, source, places, on_defect):
 def _read_pictures(data_root, folder, places, image_ids, listing, on_defect):
     """The images of `image_ids` that can be used; `listing` is where the ids come from, for messages."""
     root = os.path.join(data_root, folder)
-    finder = _PictureFinder(_place(root, places.images), on_defect)
+    finder = PictureFinder(_place(root, places.images), on_defect)
     pictures = []
     for image_id in image_ids:
         file = os.path.join(_place(root, places.annotations), f"{image_id}.xml")
@@ -249,7 +249,7 @@ def _read_pictures(data_root, folder, places, image_ids, listing, on_defect):
     return pictures
 
 
-class _PictureFinder:
+class PictureFinder:
     """Finds the picture of an id, whatever its extension, by one look into the folder."""
 
     def __init__(self, folder: str, on_defect: OnDefect):

@@ -29,10 +29,11 @@ from public.datasets.annotations import (
 from public.datasets.data_yaml import brief, read_names
 from public.datasets.defects import Defect, OnDefect, stop
 from public.datasets.folders import list_files
+from public.datasets.pictures import measure
 from public.datasets.voc import PICTURE_EXTENSIONS
 from public.datasets.yolo_places import Listed, Named, Place, find_places, label_file, list_pictures
 from public.folders import files_under
-from public.input import ImageError, read_image, read_size
+from public.input import read_image
 from public.settings import Name, check, refuse_text
 from public.text import shorten
 
@@ -184,19 +185,8 @@ def _tell_of_labels_alone(pictures: list[_Picture], on_defect: OnDefect) -> None
 
 def _measured(pictures: list[_Picture], on_defect: OnDefect) -> tuple[list[_Picture], list[tuple[int, int]]]:
     """The pictures whose header can be read, and their (width, height), turned by the EXIF orientation."""
-
-    def measure(picture):
-        try:
-            return read_size(picture.file)[0]
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(measure, pictures))
-    for picture, size in zip(pictures, found):
-        if isinstance(size, ImageError):
-            on_defect(Defect(size.kind, picture.file, str(size)))
-    kept = [(picture, size) for picture, size in zip(pictures, found) if not isinstance(size, ImageError)]
+    sizes = measure([picture.file for picture in pictures], on_defect)
+    kept = [(picture, size) for picture, size in zip(pictures, sizes) if size is not None]
     return [picture for picture, _ in kept], [size for _, size in kept]
 
 

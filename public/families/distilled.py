@@ -18,7 +18,7 @@ from torch import nn
 
 from public.losses.distillation import CWDLoss, DistilledLoss, FGDLoss, MGDLoss, MutualLoss, PKDLoss
 from public.losses.distillation_classes import DKDLoss, KDLoss
-from public.losses.distillation_heads import CrossKDLoss, LDLoss, PPYOLOELogitsLoss
+from public.losses.distillation_heads import CrossKDLoss, LDLoss, PPYOLOELogitsLoss, SoftLabelsLoss
 from public.models.distilled import Aligned, DistilledModel, Masked, MutualModel, Related
 from public.protocols import Progress
 from public.settings import (
@@ -47,6 +47,8 @@ class CWD:
     temperature: Positive
     normalise: bool  # both maps in each channel first
 
+    needs_labels = False
+
     def __post_init__(self) -> None:
         check(self)
 
@@ -64,6 +66,7 @@ class PKD:
     weight: Positive
 
     is_resized = True
+    needs_labels = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,6 +84,8 @@ class MGD:
 
     weight: Positive
     masked: Fraction  # share of the places that are hidden
+
+    needs_labels = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -182,6 +187,27 @@ class CrossKD:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftLabels:
+    """The teacher's scores and boxes at all points, which needs no labels; the terms are those of CrossKD."""
+
+    weight: Positive
+    cls: NonNegative
+    box: NonNegative
+    beta: NonNegative  # of the quality focal loss
+
+    families = ("PPYOLOE", "PicoDet", "RetinaNet", "YOLOX", "YOLOF")
+    fields_alike = ("strides", "reg_max", "grid_cell_offset", "anchor_scales", "anchor_ratios")
+    needs_labels = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def build_method(self, teacher: Any) -> SoftLabelsLoss:
+        decode = teacher.build_decoder().decode
+        return SoftLabelsLoss(decode=decode, weight=self.weight, cls=self.cls, box=self.box, beta=self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
 class KD:
     """Knowledge distillation of classes, arXiv 1503.02531."""
 
@@ -190,6 +216,7 @@ class KD:
 
     families = ("ImageClassifier",)
     fields_alike = ("num_classes",)
+    needs_labels = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -236,11 +263,15 @@ class Distilled:
     logits: Annotated[Any, Offers("build_method", "LD(...) or KD(...)")] | None  # on the outputs
     factor: Positive  # of all terms of the loss, the student's own too
     stop_epoch: Annotated[Natural | None, GoesWithEpochs()]  # from then on the student learns alone; None: never
+    own_loss: bool = (
+        True  # False: the student learns from the teacher alone, and what the data say of objects is not used
+    )
 
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: student and teacher do not belong together, or not to the method, naming what differs.
+            ValueError: student and teacher do not belong together, or not to the method, naming what differs; without the
+                student's own loss a method needs labels, or nothing is learnt after `stop_epoch`.
         """
         check(self)
         check_pair(self.student, self.teacher, "teacher")
@@ -250,6 +281,21 @@ class Distilled:
             check_levels(self.feature, self.student, self.teacher)
         if self.logits is not None:
             check_method(self.logits, self.student, self.teacher)
+        if not self.own_loss:
+            self._check_without_labels()
+
+    def _check_without_labels(self) -> None:
+        for field in ("feature", "logits"):
+            method = getattr(self, field)
+            if method is not None and getattr(method, "needs_labels", True):
+                raise ValueError(
+                    f"Distilled: own_loss is False, so there are no labels, but {field}={type(method).__name__}(...) asks "
+                    "where objects are; CWD, PKD, MGD, SoftLabels and KD do not"
+                )
+        if self.stop_epoch is not None:
+            raise ValueError(
+                f"Distilled: own_loss is False and stop_epoch is {self.stop_epoch}: nothing would be learnt from then on"
+            )
 
     @property
     def used(self) -> Any:
@@ -259,6 +305,11 @@ class Distilled:
     @property
     def num_classes(self) -> int:
         return self.student.num_classes
+
+    @property
+    def ready_epoch(self) -> int:
+        """As of the student's settings."""
+        return getattr(self.student, "ready_epoch", 0)
 
     def build_model(self) -> DistilledModel:
         """Both networks and what stands between them, in train mode; the student has the initial values that it has alone.
@@ -290,6 +341,7 @@ class Distilled:
             factor=self.factor,
             stop_epoch=self.stop_epoch,
             assigned_by_teacher=getattr(self.logits, "is_assigned_by_teacher", False),
+            own=self.own_loss,
         )
 
     def build_decoder(self) -> Any:

@@ -60,6 +60,11 @@ class Pruned(Wrapped):
         check(self)
         self.check_network()
 
+    @property
+    def ready_epoch(self) -> int:
+        """As of `public.tasks.base.BaseTask`: the step after the pruning epochs sets the last masks."""
+        return self.pruning.stable_epochs + self.pruning.pruning_epochs + 1
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """
         Raises:

@@ -78,6 +78,11 @@ class Quantised(Wrapped):
         check(self)
         self.check_network()
 
+    @property
+    def ready_epoch(self) -> int:
+        """As of `public.tasks.base.BaseTask`: before, the network is one in float."""
+        return self.quantisation.start_epoch + 1
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """
         Raises:

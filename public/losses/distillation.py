@@ -43,6 +43,7 @@ class DistilledLoss:
         stop_epoch: from this epoch on, counted from 0, the student learns alone; None: never.
         assigned_by_teacher: a base with assigners: whether the teacher's predictions decide which points learn an object,
             while it is asked and the task-aligned assigner is in use.
+        own: whether the base's terms are learnt as well; False: the targets are not looked at.
 
     Raises:
         ValueError: a method needs the assigners that a PPYOLOELoss has, and the base has none.
@@ -56,8 +57,10 @@ class DistilledLoss:
         factor: float,
         stop_epoch: int | None,
         assigned_by_teacher: bool = False,
+        own: bool = True,
     ):
         self.base = base
+        self.own = own
         self.methods = methods
         self.factor = factor
         self.stop_epoch = stop_epoch
@@ -89,7 +92,7 @@ class DistilledLoss:
             terms = known(outputs.student, targets, progress)
             context["assignment"] = known.assignment
         else:
-            terms = self.base(outputs.student, targets, progress)
+            terms = self.base(outputs.student, targets, progress) if self.own else {}
         with without_autocast(outputs.resting.device):
             for method in self.methods:
                 term = at_least_float32(outputs.resting) if is_over else method(outputs, targets, context)

@@ -194,3 +194,36 @@ class CrossKDLoss:
         overlaps = giou(self.decode(crossed)[0], self.decode(taught)[0], eps=GIOU_EPS)
         boxes = ((1 - overlaps) * weights).sum() / share_of_sum(weights.sum())
         return self.cls * classes + self.box * boxes
+
+
+class SoftLabelsLoss:
+    """The teacher's scores and boxes are the labels, at all points; the data's own are not looked at.
+
+    The terms are CrossKD's (arXiv 2306.11369) on the student's own outputs: quality focal loss of the scores; GIoU of the
+    boxes, weighed by the teacher's largest score of the point.  Both are divided by the sum of these scores, at least 1, as
+    no assigner tells how many points learn an object.
+
+    Args:
+        decode: outputs -> boxes (B, A, 4) in pixels, and scores (B, A, K) in [0, 1]: the decoder's.
+        weight: of the whole; cls, box: weights of its parts; beta: of the quality focal loss.
+    """
+
+    name = "logits"
+
+    def __init__(self, *, decode: Any, weight: float, cls: float, box: float, beta: float):
+        self.decode = decode
+        self.weight = weight
+        self.cls, self.box, self.beta = cls, box, beta
+
+    def __call__(self, outputs: Any, targets: Targets, context: Any) -> torch.Tensor:
+        (own_boxes, own_scores), (boxes, scores) = (self.decode(x) for x in (outputs.student, outputs.teacher))
+        if own_scores.shape != scores.shape:
+            raise ValueError(
+                f"the student's points and classes have the shape {tuple(own_scores.shape)}, the teacher's "
+                f"{tuple(scores.shape)}"
+            )
+        weights = scores.amax(-1)  # (B, A)
+        total = share_of_sum(weights.sum())
+        classes = quality_focal_loss(own_scores, scores, beta=self.beta).sum() / total
+        regression = ((1 - giou(own_boxes, boxes, eps=GIOU_EPS)) * weights).sum() / total
+        return self.cls * classes + self.box * regression

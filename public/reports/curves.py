@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from public.reports.figures import label, new_figure, save_figure
-from public.runs.metrics import numbers, read_metrics
+from public.runs.metrics import metrics_to_choose, numbers, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,11 +165,12 @@ def _draw_metrics(axes: "Axes", eval_lines: list[dict], best_metric: str | None)
     for number, (name, values) in enumerate(curves.items()):
         axes.plot(epochs, values, color=COLORS[number], linewidth=1.8, marker="o", markersize=3, label=name)
     name = chosen if chosen in curves else next(iter(curves))
-    values = curves[name]
-    best = int(np.nanargmin(values) if name in ERRORS else np.nanargmax(values))
-    text = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
-    color = COLORS[list(curves).index(name)]
-    axes.plot(epochs[best], values[best], "*", color=color, markersize=15, markeredgecolor="white", label=text)
+    values = numbers(metrics_to_choose(eval_lines), name)
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(values) if name in ERRORS else np.nanargmax(values))
+        text = f"best {name} {values[best]:.4f}, epoch {epochs[best]:g}"
+        color = COLORS[list(curves).index(name)]
+        axes.plot(epochs[best], values[best], "*", color=color, markersize=15, markeredgecolor="white", label=text)
     axes.set_ylim(0, 100 if name in ERRORS else 1)
     axes.legend(frameon=False, loc="best")
 

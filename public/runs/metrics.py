@@ -5,6 +5,7 @@ A line of that file is a JSON object.  Two kinds are read, others are passed ove
     {"kind": "train", "step": .., "epoch": 0.25, "lr": .., "loss": .., "losses": {"loss_cls": .., ...}, ...}
     {"kind": "eval", "step": .., "epoch": 1, "metrics": {"AP": .., "AP50": .., ...}}
 
+"ready": false in the second says that these weights cannot be the best: the network was not yet what it becomes.
 `epoch` counts finished epochs; NaN, Infinity and null stand for "no number".
 """
 
@@ -36,6 +37,11 @@ def read_metrics(path: str | Path) -> tuple[list[dict], list[dict]]:
             raise ValueError(f"{path}, line {number} is not an entry of a run: an object with a kind is expected")
         by_kind.setdefault(entry["kind"], []).append(entry)
     return by_kind["train"], by_kind["eval"]
+
+
+def metrics_to_choose(evals: list[dict]) -> list[dict]:
+    """The metrics of each evaluation; of those whose weights cannot be the best, none."""
+    return [line["metrics"] if line.get("ready", True) else {} for line in evals]
 
 
 def numbers(entries: list[dict], name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from public.files import read_json
-from public.runs.metrics import as_floats, numbers, read_metrics
+from public.runs.metrics import as_floats, metrics_to_choose, numbers, read_metrics
 
 RUN_FILES = ("manifest.json", "config.json", "metrics.jsonl", "train.log")  # a folder with any of them is a run
 _NOT_PLOTTED = ("kind", "step", "epoch")
@@ -62,7 +62,7 @@ class RunRecord:
     def best_evaluation(self) -> dict | None:
         """The first evaluation with the highest `best_metric`: the one whose weights are best.pth."""
         name = str(self.settings.get("best_metric"))
-        values = numbers([_flat_metrics(line["metrics"]) for line in self.evals], name)
+        values = numbers([_flat_metrics(metrics) for metrics in metrics_to_choose(self.evals)], name)
         return self.evals[int(np.nanargmax(values))] if np.isfinite(values).any() else None
 
     def metric(self, name: str) -> tuple[float | None, float | None]:

@@ -146,6 +146,11 @@ class BaseTask(ABC):
     def on_epoch(self, model: nn.Module, epoch: int) -> None:
         self.config.network_settings.on_epoch(model, epoch)
 
+    @property
+    def ready_epoch(self) -> int:
+        """How many epochs it takes until the network is what is used in the end: one that is pruned, say, is so later."""
+        return getattr(self.config.network_settings, "ready_epoch", 0)
+
     def after_step(self, model: nn.Module, average: nn.Module | None, progress: Progress) -> None:
         """Most families change nothing here."""
         if change := getattr(self.config.network_settings, "after_step", None):

@@ -265,7 +265,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluates the weights of this step, keeps them where they are the best, and goes back to training.
 
-        Where an evaluation finds nothing to measure, the best stays what it was, undefined from the start on.
+        Where an evaluation finds nothing to measure, the best stays what it was, undefined from the start on; so it does
+        before `ready_epoch`, while the network is not what it becomes.
         """
         state, reporter = self.state, self.reporter
         collectives.broadcast_from_rank_0(state.weights.buffers())  # without SyncBN each rank has its own statistics
@@ -273,15 +274,18 @@ class Trainer:
             metrics = self.task.evaluate(state.weights)
         epochs_done = -(-state.step // self.steps_per_epoch)
         value = metrics[self.config.best_metric]
-        is_measured = value is not None and math.isfinite(value)  # else it says nothing about the weights
+        is_ready = state.step >= self.task.ready_epoch * self.steps_per_epoch
+        is_measured = value is not None and math.isfinite(value) and is_ready  # else it says nothing about the weights
         is_best = is_measured and (state.best is None or value > state.best)
         if is_best:
             state.best, state.evaluations_without_best = value, 0
         elif is_measured:
             state.evaluations_without_best += 1
         state.metrics, state.phase = metrics, "training"
-        reporter.evaluation(step=state.step, epoch=epochs_done, metrics=metrics)
+        reporter.evaluation(step=state.step, epoch=epochs_done, metrics=metrics, is_ready=is_ready)
         mark = "the best so far" if is_best else f"best {self.task.best_text(state.best)}"
+        if not is_ready:
+            mark = f"cannot be the best before epoch {self.task.ready_epoch}"
         reporter.line(f"after epoch {epochs_done}: {self.task.summary(metrics)}  ({mark})")
         if self.is_main:
             if is_best:

@@ -126,10 +126,11 @@ class Reporter:
             left = time.strftime("%H:%M:%S", time.gmtime((num_steps - step) * seconds_per_step))
             self.line(f"epoch {int(epoch) + 1}  step {step}/{num_steps}  {shown}  {tail}  left {left}")
 
-    def evaluation(self, *, step: int, epoch: int, metrics: dict) -> None:
+    def evaluation(self, *, step: int, epoch: int, metrics: dict, is_ready: bool = True) -> None:
         if self.run is None:
             return
-        self.run.append_metrics(kind="eval", step=step, epoch=epoch, metrics=metrics)
+        unready = {} if is_ready else {"ready": False}
+        self.run.append_metrics(kind="eval", step=step, epoch=epoch, metrics=metrics, **unready)
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
         self.attempt("TensorBoard's record", functools.partial(self._tell_events, flush=True), "eval", scalars, step)
 

@@ -278,7 +278,9 @@ def _finish(run: RunFolder, state: TrainingState, task: BaseTask, reporter: Repo
     reporter.line(f"digests after step {state.step}: " + ", ".join(f"{k} {v[:16]}" for k, v in digests.items()))
     if state.best is None:
         last = run.path / "latest.pth"
-        reporter.line(f"best {task.best_text(None)}: no evaluation could measure it; the last weights are {last}")
+        steps = task.ready_epoch * (task.num_train_images // task.config.batch_size)
+        reason = "no evaluation could measure it" if state.step >= steps else f"none before epoch {task.ready_epoch}"
+        reporter.line(f"best {task.best_text(None)}: {reason}; the last weights are {last}")
     else:
         reporter.line(f"best {task.best_text(state.best)}; weights {run.path / 'best.pth'}")
     reporter.line(f"curves {run.path / 'curves.png'}; pictures {run.path / 'pictures'}")

@@ -18,7 +18,7 @@ Command: a test's.
 
 from dataclasses import replace
 
-from public.families.distilled import CWD, DKD, KD, LD, Distilled, Mutual, PPYOLOELogits
+from public.families.distilled import CWD, DKD, KD, LD, Distilled, Mutual, PPYOLOELogits, SoftLabels
 from public.families.ppyoloe import PPYOLOE
 
 from .page import config as page

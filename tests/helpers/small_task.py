@@ -33,6 +33,7 @@ class SmallTask:
     """Images of noise, each with a number to predict; nothing is evaluated, drawn or saved."""
 
     num_train_images = NUM_IMAGES
+    ready_epoch = 0
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from public.families import published
-from public.families.distilled import FGD, LD, PPYOLOELogits
+from public.families.distilled import CWD, FGD, LD, MGD, CrossKD, Distilled, PPYOLOELogits, SoftLabels
 from public.losses import create_loss
 from public.losses.assigners.assignment import BACKGROUND, Assignment
 from public.losses.box import giou
 from public.losses.cross_entropy import CrossEntropyLoss
 from public.losses.distillation import CWDLoss, DistilledLoss, FGDLoss, MGDLoss, MutualLoss, PKDLoss, box_masks
 from public.losses.distillation_classes import DKDLoss, KDLoss
-from public.losses.distillation_heads import CrossKDLoss, LDLoss, PPYOLOELogitsLoss, quality_focal_loss
+from public.losses.distillation_heads import CrossKDLoss, LDLoss, PPYOLOELogitsLoss, SoftLabelsLoss, quality_focal_loss
 from public.models.detectors.ppyoloe import PPYOLOEOutputs
 from public.models.distilled import Aligned, DistilledModel, DistilledOutputs, Masked, Related, Relations, normalised
 from public.parallel import collectives
@@ -379,7 +379,116 @@ def test_crosskd_goes_through_the_rest_of_the_teacher_s_head(family):
     torch.testing.assert_close(total.detach(), expected, rtol=1e-4, atol=0)
 
 
+def test_soft_labels_are_their_definition_point_by_point():
+    student, teacher = heads(30), heads(31)
+    decode = published("ppyoloe_s").build_decoder().decode
+    loss = SoftLabelsLoss(decode=decode, weight=1.0, cls=0.7, box=1.3, beta=2.0)
+    (own_boxes, own_scores), (boxes, scores) = (tuple(v.numpy() for v in decode(x)) for x in (student, teacher))
+    classes = regression = total = 0.0
+    for image, point in np.ndindex(2, A):
+        weight = scores[image, point].max()
+        total += weight
+        for q, p in zip(scores[image, point], own_scores[image, point]):
+            classes -= (q - p) ** 2 * (q * math.log(p) + (1 - q) * math.log(1 - p))
+        (a, b, c, d), (e, f, g, h) = own_boxes[image, point], boxes[image, point]
+        common = max(min(c, g) - max(a, e), 0) * max(min(d, h) - max(b, f), 0)
+        union = (c - a) * (d - b) + (g - e) * (h - f) - common
+        hull = (max(c, g) - min(a, e)) * (max(d, h) - min(b, f))
+        regression += weight * (1 - common / union + (hull - union) / hull)
+    found = loss(outputs_of(student=student, teacher=teacher), None, None)
+    torch.testing.assert_close(found, number(0.7 * classes / total + 1.3 * regression / total), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("family", ["ppyoloe_s", "picodet_s", "yolox_s", "retinanet", "yolof"])
+def test_soft_labels_pull_every_output_towards_the_teacher_s_and_rest_there(family):
+    settings = replace(published(family), num_classes=K)
+    decoder = settings.build_decoder()
+    with torch.device("meta"):
+        model = settings.build_model().eval()
+    kind = model(torch.empty(1, 3, 128, 128, device="meta"))
+    torch.manual_seed(0)
+    fields = {
+        name: torch.randn(value.shape, dtype=torch.float64) / 2
+        for name, value in kind._asdict().items()
+        if torch.is_tensor(value) and value.ndim == 3
+    }
+    bins = {name: torch.arange(len(value)).double() for name, value in kind._asdict().items() if name == "bins"}
+    kind = kind._replace(**bins)
+    teacher = kind._replace(**fields)
+    loss = SoftLabelsLoss(decode=decoder.decode, weight=1.0, cls=1.0, box=1.0, beta=1.0)
+    assert loss(outputs_of(student=teacher, teacher=teacher), None, None).abs() < 1e-5
+    own = {name: (value + torch.randn_like(value) / 4).requires_grad_(True) for name, value in fields.items()}
+    before = loss(outputs_of(student=kind._replace(**own), teacher=teacher), None, None)
+    before.backward()
+    assert all(value.grad.abs().sum() > 0 for value in own.values())
+    with torch.no_grad():
+        after = {name: value - 0.01 * value.grad / value.grad.abs().max() for name, value in own.items()}
+    assert loss(outputs_of(student=kind._replace(**after), teacher=teacher), None, None) < before.detach()
+
+
 # ---------------------------------------------------------------------------------------------- the whole loss
+
+
+def test_without_the_student_s_own_loss_the_targets_are_not_looked_at():
+    student, teacher = heads(32), heads(33)
+    maps_of_level = maps(34)
+    loss = SoftLabelsLoss(decode=published("ppyoloe_s").build_decoder().decode, weight=2.0, cls=1.0, box=1.0, beta=1.0)
+    feature = CWDLoss(weight=3.0, temperature=1.0)
+    whole = DistilledLoss(base=None, methods=(feature, loss), factor=0.5, stop_epoch=None, own=False)
+    outputs = outputs_of(student=student, teacher=teacher, levels=(maps_of_level,))
+    terms = whole(outputs, None, START)
+    assert list(terms) == ["loss_feature", "loss_logits"]
+    torch.testing.assert_close(terms["loss_feature"], 1.5 * feature.of_level(*maps_of_level), rtol=0, atol=0)
+    torch.testing.assert_close(terms["loss_logits"], loss(outputs, None, None), rtol=0, atol=0)  # 0.5 * 2
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "told"),
+    [
+        ("ppyoloe_s", {"logits": LD(weight=1.0, temperature=1.0, region=1.0)}, "logits=LD"),
+        ("retinanet", {"logits": CrossKD(weight=1.0, cls=1.0, box=1.0, beta=1.0, layers=2)}, "logits=CrossKD"),
+        (
+            "ppyoloe_s",
+            {
+                "feature": FGD(
+                    weight=1.0,
+                    foreground=1.0,
+                    background=1.0,
+                    attention=1.0,
+                    relation=1.0,
+                    temperature=1.0,
+                    normalise=True,
+                )
+            },
+            "feature=FGD",
+        ),
+        ("ppyoloe_s", {"stop_epoch": 3}, "stop_epoch is 3"),
+        ("fcos", {"logits": SoftLabels(weight=1.0, cls=1.0, box=1.0, beta=1.0)}, "SoftLabels compares"),
+    ],
+)
+def test_a_page_without_labels_names_the_method_that_needs_them(family, change, told):
+    settings = published(family)
+    fields = {"feature": MGD(weight=1.0, masked=0.5), "logits": None, "stop_epoch": None, "own_loss": False} | change
+    with pytest.raises(ValueError, match=told):
+        Distilled(
+            student=settings,
+            teacher=settings,
+            teacher_weights=None,
+            teacher_precision="float32",
+            factor=1.0,
+            **fields,
+        )
+    Distilled(
+        student=published("ppyoloe_s"),
+        teacher=published("ppyoloe_s"),
+        teacher_weights=None,
+        teacher_precision="float32",
+        factor=1.0,
+        feature=CWD(weight=1.0, temperature=1.0, normalise=True),
+        logits=SoftLabels(weight=1.0, cls=1.0, box=1.0, beta=1.0),
+        stop_epoch=None,
+        own_loss=False,
+    )
 
 
 @pytest.mark.parametrize(("epoch", "source"), [(0, "student"), (99, "student"), (100, "teacher")])

@@ -1,6 +1,7 @@
 """A student beside its teacher, from `python train.py` to its weights: exact, resumed, evaluated, and used alone."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -20,6 +21,11 @@ from tests.helpers.forked_commands import run_test_sh
 from tests.helpers.forked_training import signal_in_step, train
 from tests.helpers.tiny_data import TINY_CLASSES
 
+PICTURES_ALONE = f"""
+from public.datasets.unlabelled import Unlabelled
+where = dict(folder="tiny/JPEGImages", listing="tiny/ImageSets/Main/train.txt")
+config = replace(config, train_data=Unlabelled(classes={TINY_CLASSES!r}, **where))
+"""
 SHORT = ("--epochs", "2", "--num_pictures", "0")
 
 
@@ -122,6 +128,26 @@ def test_of_two_that_learn_from_each_other_one_is_used_and_both_are_kept(tmp_pat
     training = load_checkpoint(run / "latest.pth")["training"]
     assert all(name.startswith("peer.") for name in training["beside"])
     assert len(training["optimizer"]["state"]) == 2 * len(list(student_of(experiment).parameters()))
+
+
+# ---------------------------------------------------------------------------------------------- without labels
+
+
+def test_without_its_own_loss_a_student_has_the_bits_it_has_on_pictures_alone(whole, tmp_path):
+    """The same pictures with their objects, and as a folder of which nothing is known."""
+    digests = []
+    for name, body in (("labelled", ""), ("unlabelled", PICTURES_ALONE)):
+        (tmp_path / name).mkdir()
+        experiment = whole.copy(tmp_path / name)
+        page = experiment.folder / "config.py"
+        text = page.read_text().replace("stop_epoch=1", "stop_epoch=None, own_loss=False")
+        soft = "logits=SoftLabels(weight=1.0, cls=1.0, box=1.0, beta=1.0)"
+        page.write_text(text.replace("logits=None", soft) + body)
+        log = train(experiment, *SHORT, "--max_steps", "3")
+        assert set(re.findall(r"loss_(\w+) ", log)) == {"feature", "logits"}
+        digests.append(experiment.digests())
+    assert digests[0] == digests[1]
+    assert "0 boxes" in log
 
 
 # ---------------------------------------------------------------------------------------------- another teacher

@@ -24,6 +24,7 @@ PAGES = {  # the page -> the page of its student alone
     "detection_experiments/resnet50_retinanet_coco_distilled_from_resnet101": "resnet50_retinanet_coco_resize667",
     "detection_experiments/ppyoloe_xs_shapes_distilled": "ppyoloe_xs_shapes",
     "detection_experiments/ppyoloe_xs_bccd_qat_distilled": "ppyoloe_xs_bccd_qat",
+    "detection_experiments/ppyoloe_xs_bccd_half_distilled": "ppyoloe_xs_bccd_half",
     "imagenet_experiments/resnet50_distilled_from_resnet152": "resnet50",
     "cifar100_experiments/resnet18_distilled_from_resnet50": "resnet18",
     "cifar100_experiments/resnet18_distilled_from_resnet50_dml": "resnet18",

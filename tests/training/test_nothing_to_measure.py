@@ -16,6 +16,7 @@ from public.datasets.voc import Voc
 from public.datasets.yolo import convert_yolo
 from public.inference.trained import find_checkpoint
 from public.runs.experiment import load_experiment
+from public.runs.records import read_run
 from public.runs.run_folder import newest_weights
 from public.settings import SettingError
 from public.tasks import make_task
@@ -76,6 +77,34 @@ def test_what_an_evaluation_makes_of_the_best(config, tmp_path, monkeypatch, val
         if value is None or value != value:
             assert trainer.state.evaluations_without_best == before
     assert saved.count("save_best") == len(set(bests) - {None})
+
+
+def test_weights_of_a_network_that_is_not_yet_what_it_becomes_cannot_be_the_best(config, tmp_path, monkeypatch):
+    """A network that is pruned until its third epoch is better before, and would be kept with all its weights."""
+    trainer = make_trainer(config, torch.nn.Linear(2, 2), tmp_path)
+    saved = []
+    for name in ("save", "save_best"):
+        monkeypatch.setattr(trainer, name, lambda *_, name=name: saved.append(name))
+    for name in ("summary", "best_text", "draw_predictions", "write_bad_samples"):
+        monkeypatch.setattr(trainer.task, name, lambda *_, **__: 0, raising=False)
+    monkeypatch.setattr(trainer.task, "ready_epoch", 3)
+    lines = []
+    monkeypatch.setattr(trainer.reporter, "line", lines.append)
+    monkeypatch.setattr(trainer.reporter, "run", trainer.run)
+    monkeypatch.setattr("public.training.loop.draw_curves", lambda *_: None)
+    for epoch, (value, best) in enumerate([(0.9, None), (0.8, None), (0.5, 0.5), (0.6, 0.6)], start=1):
+        monkeypatch.setattr(trainer.task, "evaluate", lambda _, value=value: {"AP": value}, raising=False)
+        trainer.state.step = epoch * trainer.steps_per_epoch
+        trainer.evaluate()
+        assert trainer.state.best == best
+        assert trainer.state.evaluations_without_best == 0
+    assert saved.count("save_best") == 2
+    assert ["(cannot be the best before epoch 3)" in line for line in lines] == [True, True, False, False]
+    assert [line.get("ready", True) for line in read_metrics(trainer.run.path)] == [False, False, True, True]
+    record = read_run(trainer.run.path)
+    record.settings["best_metric"] = "AP"
+    assert record.metric("AP") == (0.6, 0.6)
+    assert record.best_evaluation()["epoch"] == 4
 
 
 def warnings_of(config, data_root):

@@ -1,0 +1,162 @@
+"""PPYOLOE-xs on BCCD, blood cells, made int8 without labels: it learns from the float network alone, 10 epochs.
+
+What PaddleSlim calls auto-compression: the teacher's scores and boxes are the labels, and its maps are followed.
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; quantisation: arXiv 1712.05877; distillation: CWD, arXiv
+    2011.13256, on the maps of the neck, and the terms of CrossKD, arXiv 2306.11369, on scores and boxes.
+Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 pictures whose labels are not read, 87 validation, 72 test images.
+Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
+Starting weights: ppyoloe_xs_bccd, the best of its newest run, which has to be trained first: AP50 0.892 on val.
+Teacher: the same, ppyoloe_xs_bccd, in float.
+Expected: not trained yet.
+Precision: float32; bf16 has fewer digits than the levels of int8 need.
+"""
+
+from public.config import DetectionConfig
+from public.datasets.unlabelled import Unlabelled
+from public.datasets.voc import Voc
+from public.families.distilled import CWD, Distilled, SoftLabels
+from public.families.ppyoloe import PPYOLOE
+from public.families.quantised import QAT, MovingRange, Quantised
+from public.input import InputSpec
+from public.training.ema import EMA
+from public.training.optimizers import AdamW
+from public.training.schedules import WarmupCosine
+from public.transforms.detection import ColorDistort, Resize
+from public.transforms.flip import RandomFlip
+
+CLASSES = ("Platelets", "RBC", "WBC")
+
+config = DetectionConfig(
+    # data and training
+    train_data=Unlabelled(folder="BCCD/JPEGImages", listing="BCCD/ImageSets/Main/train.txt", classes=CLASSES),
+    val_data=Voc(sources=("BCCD/val",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    test_data=Voc(sources=("BCCD/test",), classes=CLASSES, use_difficult=True, keep_empty_images=True),
+    epochs=10,
+    batch_size=8,
+    lr=5e-4,
+    accumulate=1,
+    optimizer=AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.02, decay_normalisation=False, decay_bias=False),
+    schedule=WarmupCosine(warmup_epochs=1, warmup_start=0.0, horizon_epochs=10, min_factor=0.0),
+    clip_norm=None,
+    ema=EMA(decay=0.998),
+    starting_weights="ppyoloe_xs_bccd",
+    backbone_only=False,
+    freeze=(),
+    freeze_batchnorm=(),
+    sync_batchnorm=True,
+    seed=0,
+    # pictures
+    input=InputSpec(
+        size=(320, 416),
+        resize="stretch",
+        interpolation="linear",
+        padding=0,
+        color_order="rgb",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    train_transforms=(
+        ColorDistort(
+            brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-10.0, 10.0), apply_prob=0.5
+        ),
+        RandomFlip(prob=0.5),
+        Resize(size=(320, 416), interpolation="linear"),
+    ),
+    batch_transforms=(),
+    on_bad_sample="error",
+    # evaluation
+    metrics=("coco", "voc", "voc07"),
+    best_metric="AP50",
+    evaluation_interval=5,
+    evaluation_batch_size=8,
+    early_stop=None,
+    # network
+    detector=Distilled(
+        student=Quantised(
+            quantisation=QAT(
+                weight_bits=8,
+                activation_bits=8,
+                per_channel=True,
+                observer=MovingRange(momentum=0.9),
+                start_epoch=0,
+                freeze_observers_epoch=8,
+                freeze_batchnorm_epoch=5,
+                float_layers=(),
+            ),
+            network=PPYOLOE(
+                depth=0.16,
+                width=0.25,
+                use_alpha=False,
+                activation="silu",
+                backbone_channels=(64, 128, 256, 512, 1024),
+                backbone_blocks=(3, 6, 6, 3),
+                neck_channels=(768, 384, 192),
+                neck_blocks=3,
+                num_classes=3,
+                strides=(32, 16, 8),
+                reg_max=16,
+                grid_cell_scale=5.0,
+                grid_cell_offset=0.5,
+                static_assigner_epochs=0,
+                atss_top_k=9,
+                tal_top_k=13,
+                tal_alpha=1.0,
+                tal_beta=6.0,
+                varifocal_alpha=0.75,
+                varifocal_gamma=2.0,
+                loss_weight_cls=1.0,
+                loss_weight_iou=2.5,
+                loss_weight_dfl=0.5,
+                score_threshold=0.01,
+                nms_iou=0.7,
+                nms_top_k=1000,
+                keep_top_k=100,
+            ),
+        ),
+        teacher=PPYOLOE(
+            depth=0.16,
+            width=0.25,
+            use_alpha=False,
+            activation="silu",
+            backbone_channels=(64, 128, 256, 512, 1024),
+            backbone_blocks=(3, 6, 6, 3),
+            neck_channels=(768, 384, 192),
+            neck_blocks=3,
+            num_classes=3,
+            strides=(32, 16, 8),
+            reg_max=16,
+            grid_cell_scale=5.0,
+            grid_cell_offset=0.5,
+            static_assigner_epochs=4,
+            atss_top_k=9,
+            tal_top_k=13,
+            tal_alpha=1.0,
+            tal_beta=6.0,
+            varifocal_alpha=0.75,
+            varifocal_gamma=2.0,
+            loss_weight_cls=1.0,
+            loss_weight_iou=2.5,
+            loss_weight_dfl=0.5,
+            score_threshold=0.01,
+            nms_iou=0.7,
+            nms_top_k=1000,
+            keep_top_k=100,
+        ),
+        teacher_weights="ppyoloe_xs_bccd",
+        teacher_precision="float32",
+        feature=CWD(weight=1.0, temperature=1.0, normalise=True),
+        logits=SoftLabels(weight=1.0, cls=1.0, box=2.5, beta=1.0),
+        factor=1.0,
+        stop_epoch=None,
+        own_loss=False,
+    ),
+    # machinery
+    precision="float32",
+    channels_last=True,
+    compile=False,
+    deterministic=True,
+    threads=1,
+    tf32=False,
+    matmul_precision="highest",
+)
