@@ -2,6 +2,7 @@
 
     python -m benchmarks.pipelines                                            # ppyoloe_s_coco and resnet50, bounds and all
     python -m benchmarks.pipelines detection_experiments/picodet_s_416_coco imagenet_experiments/vovnet39_se --samples 100
+    python -m benchmarks.pipelines imagenet_experiments/resnet50 --sides 1500 2000 --use_reduced --pictures 8
 
 The pictures are made JPEGs of 640 x 480 for detection, of 500 x 375 (ImageNet's usual size) for classification.  A round
 decodes a picture by `cv2.imdecode`, then makes the page's sample of it as the training does, each first in its turn; CPU
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,17 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", metavar="EXPERIMENT", help=f"folders of experiments ({', '.join(PAGES)})")
     parser.add_argument("--pictures", type=int, default=64, help="that are made (%(default)s)")
     parser.add_argument("--samples", type=int, default=300, help="rounds (%(default)s)")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        default=IMAGENET_SIDES,
+        help="of those of classification",
+    )
+    parser.add_argument(
+        "--use_reduced", action="store_true", help="classification: parts are decoded at a part of the sides"
+    )
     parser.add_argument("--device", default="cpu", help="where batches go (%(default)s)")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -96,9 +109,12 @@ def measure(page: str, folder: Path, arguments: argparse.Namespace) -> None:
     if isinstance(config, DetectionConfig):
         data, paths, join = detection(config, folder, arguments.pictures)
     elif isinstance(config, ClassificationConfig):
-        data, paths, join = classification(config, folder, arguments.pictures)
+        data, paths, join = classification(config, folder, arguments)
     else:
         raise TypeError(f"{page} is neither of detection nor of classification, but {type(config).__name__}")
+    is_usual = (
+        tuple(arguments.sides) == IMAGENET_SIDES and not arguments.use_reduced
+    )  # what PAGES' rates are stated for
     parts = Parts()
     decoding, sampling, samples = [], [], []
     drawn = {type(t) for t in all_of(config.train_transforms)}
@@ -126,10 +142,10 @@ def measure(page: str, folder: Path, arguments: argparse.Namespace) -> None:
                 batch = parts.timed("collate", join)(samples)
                 parts.timed("to device", batch.to)(arguments.device)
                 samples = []
-    report(page, statistics.fmean(decoding), statistics.fmean(sampling), parts, arguments.samples)
+    report(page, statistics.fmean(decoding), statistics.fmean(sampling), parts, arguments.samples, is_usual)
 
 
-def report(page: str, decoding: float, sampling: float, parts: Parts, rounds: int) -> None:
+def report(page: str, decoding: float, sampling: float, parts: Parts, rounds: int, usual: bool) -> None:
     joined = (parts.seconds["collate"] + parts.seconds["to device"]) / rounds
     print(
         f"decode alone {1 / decoding:.0f} pictures/s, samples {1 / sampling:.0f}, in batches {1 / (sampling + joined):.0f}"
@@ -138,7 +154,7 @@ def report(page: str, decoding: float, sampling: float, parts: Parts, rounds: in
         print(f"  {name:<20} {1e3 * seconds / rounds:8.3f} ms")
     known = sum(s for name, s in parts.seconds.items() if name not in ("decode alone", "collate", "to device"))
     print(f"  {'everything else':<20} {1e3 * (sampling - known / rounds):8.3f} ms")
-    options = {"least": PAGES[page]} if page in PAGES else {}
+    options = {"least": PAGES[page]} if page in PAGES and usual else {}
     figure(
         f"training pictures of {page}, in batches",
         decoding / (sampling + joined),
@@ -156,11 +172,11 @@ def detection(config: DetectionConfig, folder: Path, count: int) -> tuple[Detect
 
 
 def classification(
-    config: ClassificationConfig, folder: Path, count: int
+    config: ClassificationConfig, folder: Path, arguments: argparse.Namespace
 ) -> tuple[TrainingPictures, list[Path], Callable]:
-    rng = np.random.default_rng(0)
+    rng, count = np.random.default_rng(0), arguments.pictures
     names, sizes = [f"{number}.jpg" for number in range(count)], []
-    height, width = IMAGENET_SIDES
+    height, width = arguments.sides
     for name in names:
         image = cv2.resize(
             rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
@@ -178,7 +194,10 @@ def classification(
         image_ids=names,
         description="made pictures",
     )
-    data = TrainingPictures(pictures, transforms=config.train_transforms, batch_transforms=(), seed=0)
+    transforms = config.train_transforms
+    if arguments.use_reduced:
+        transforms = (replace(transforms[0], use_reduced=True), *transforms[1:])
+    data = TrainingPictures(pictures, transforms=transforms, batch_transforms=(), seed=0)
     return data, [folder / name for name in names], Collate((), 0)
 
 

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from public.datasets.classification_set import ClassificationSet
 from public.datasets.sample import RepeatedKey, SampleKey, sample_number
-from public.input import ClassificationInput, ImageError, prepare_crop
+from public.input import ClassificationInput, ImageError, prepare_crop, read_image, read_size
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.loading.workers import make_loader
-from public.transforms.classification import apply_transforms
+from public.transforms.classification import Unread, apply_transforms
 from public.transforms.mixing import NO_MIX, WHOLE, Mix, draw_mix, mix_images, partner_places
+from public.transforms.rules import all_of
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,9 @@ class TrainingPictures(Dataset):
         on_bad_sample: "error" raises where a picture cannot be read; "skip" takes the first readable one after it (after
             the last comes the first), with its class, and says so in the sample's `skipped`.  The random numbers stay those
             of the place, not of the picture.
+
+    Raises:
+        ValueError: a transform that has to read the picture itself does not stand first.
     """
 
     def __init__(
@@ -56,22 +60,37 @@ class TrainingPictures(Dataset):
         self.batch_transforms = batch_transforms
         self.seed = seed
         self.may_skip = on_bad_sample == "skip"
+        reading = [getattr(transform, "use_reduced", False) for transform in all_of(transforms)]
+        if any(reading[1:]):
+            raise ValueError(
+                f"{type(all_of(transforms)[reading.index(True, 1)]).__name__} with use_reduced reads the pictures itself: it "
+                "stands first among train_transforms, once"
+            )
+        self.reads_reduced = any(reading)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, key: SampleKey | RepeatedKey) -> ClassificationSample:
-        image, index, skipped = self._load(key.index)
-        image = apply_transforms(image, self.transforms, self.seed, key.epoch, sample_number(key))
+        image, index, skipped = self._load(key)
         return _make_sample(self.pictures, image, index, key, skipped)
 
-    def _load(self, index):
-        """(picture, its index, line on what was skipped)"""
+    def _unread(self, index: int) -> Unread:
+        path = self.pictures.image_path(index)
+        if self.pictures.images is not None:
+            image = self.pictures.images[index]
+            return Unread(sides=lambda: image.shape[:2], read=lambda _: image)
+        return Unread(sides=lambda: read_size(path)[0][::-1], read=lambda by: read_image(path, reduction=by))
+
+    def _load(self, key):
+        """(picture after the transforms, its index, line on what was skipped)"""
+        index = key.index
         problem, pictures = None, self.pictures
         for other in range(index, index + len(pictures)):
             other %= len(pictures)
             try:
-                image = pictures.load_picture(other)
+                picture = self._unread(other) if self.reads_reduced else pictures.load_picture(other)
+                image = apply_transforms(picture, self.transforms, self.seed, key.epoch, sample_number(key))
             except ImageError as error:
                 if not self.may_skip:
                     raise

@@ -85,6 +85,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.read_image",
         "python -m benchmarks.data_pipeline",
         "python -m benchmarks.pipelines",
+        "python -m benchmarks.pipelines imagenet_experiments/resnet50 --sides 1500 2000 --pictures 8 --use_reduced",
         "python -m benchmarks.deformable",
         "python -m benchmarks.postprocess",
         "python -m benchmarks.annotations",
