@@ -12,6 +12,7 @@
 settings have been checked when they were made.  A subclass in an experiment's own page is checked by the same line.
 """
 
+import functools
 import math
 import types
 import typing
@@ -166,13 +167,19 @@ Color = tuple[Level, Level, Level]  # RGB
 # ---------------------------------------------------------------------------------------------- the check
 
 
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The annotations of a class of settings; a multi-scale resize makes settings for every sample."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def check(settings: Any) -> None:
     """Compares every field of the dataclass `settings` with its annotation.
 
     Raises:
         SettingError: naming class, field and value, and what it must be.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
+    hints = hints_of(type(settings))  # type: ignore[arg-type]  # a class is hashable
     for f in fields(settings):
         value = getattr(settings, f.name)
         needed = what_is_needed(value, hints[f.name])

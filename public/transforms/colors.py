@@ -28,10 +28,9 @@ def change_hue(image, shift):
     shift = round(shift)
     if shift == 0:  # the way to hue and back would cost some levels
         return image
-    identity = np.arange(256)
-    table = np.stack([(identity + shift) % 256, identity, identity], axis=1).astype(np.uint8)  # (256, 3)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    return cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)
+    hsv[..., 0] += np.uint8(shift % 256)  # around the circle: uint8 wraps
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def shift_hsv(image, hue: int, saturation: int, value: int):

@@ -10,6 +10,9 @@ which are those of the data set before any transform.  Which pictures come toget
 worker has read before.  One that has `reads_late` is handed `Unread` samples instead, its own and an iterator of the others,
 and reads those of which it shows something.
 
+One that has `moves_only` cuts, surrounds or mirrors by `public.transforms.windows`: its samples may have a WindowedPicture as
+their image, and several in a row copy no pixel but those that are left in the end.
+
 A batch transform draws once for a global batch: `batch_transform.draw(rng)` is the transform for each of its samples.
 
 The parameters, and the order in which PPYOLOE and PicoDet use them, are those of PaddleDetection's readers.  Its
@@ -19,7 +22,7 @@ operators keep float32 images between the transforms; ours round to uint8 after 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -32,6 +35,7 @@ from public.settings import check as check_settings
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation, shift_hsv
 from public.transforms.objects import with_objects
 from public.transforms.rules import check, named
+from public.transforms.windows import WindowedPicture, cut, surround, windowed
 
 
 def apply_transforms(
@@ -60,13 +64,22 @@ def apply_transforms(
             if load is None:
                 raise ValueError(f"{type(transform).__name__} mixes samples: it acts in a DetectionDataset only")
             indices = transform.partners(rng, num_images)
+            sample = sample if isinstance(sample, Unread) else with_pixels(sample)
             if getattr(transform, "reads_late", False):
                 sample = transform(as_unread(sample), rng, (as_unread(load(index)) for index in indices))
             else:
                 sample = transform(as_read(sample), rng, [as_read(load(index)) for index in indices])
+        elif vars(type(transform)).get("moves_only"):  # not inherited: a subclass may look at pixels
+            sample = as_read(sample)
+            window: Any = windowed(sample.image)
+            sample = transform(replace(sample, image=window), rng)
         else:
-            sample = transform(as_read(sample), rng)
-    return as_read(sample)
+            sample = transform(with_pixels(as_read(sample)), rng)
+    return with_pixels(as_read(sample))
+
+
+def with_pixels(sample: Sample) -> Sample:
+    return replace(sample, image=sample.image.pixels()) if isinstance(sample.image, WindowedPicture) else sample
 
 
 def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:
@@ -226,6 +239,8 @@ class RandomExpand:
     fill: Color
     apply_prob: float
 
+    moves_only = True
+
     def __post_init__(self):
         check(self, ratio=(1, math.inf), apply_prob=(0, 1))
 
@@ -239,9 +254,7 @@ class RandomExpand:
         height, width = sample.image.shape[:2]
         free_x, free_y = int(width * ratio) - width, int(height * ratio) - height
         left, top = int(position_x * (free_x + 1)), int(position_y * (free_y + 1))
-        image = cv2.copyMakeBorder(
-            sample.image, top, free_y - top, left, free_x - left, cv2.BORDER_CONSTANT, value=self.fill
-        )
+        image = surround(sample.image, left, top, free_x - left, free_y - top, self.fill)
         return with_objects(sample, image, sample.boxes + np.array([left, top, left, top]))
 
 
@@ -268,6 +281,8 @@ class RandomCrop:
     thresholds: tuple[float, ...]
     num_attempts: int
     allow_no_crop: bool
+
+    moves_only = True
 
     def __post_init__(self):
         check(self, aspect_ratio=(1e-6, math.inf), scale=(1e-6, 1), num_attempts=(1, math.inf))
@@ -324,7 +339,6 @@ def _iou(crops, boxes):
 
 
 def _crop(sample, crop):
-    x1, y1, x2, y2 = crop
-    image = np.ascontiguousarray(sample.image[y1:y2, x1:x2])
+    image = cut(sample.image, *crop.tolist())
     is_kept = _holds_centre(crop[None], sample.boxes)[0]
-    return with_objects(sample, image, sample.boxes - np.array([x1, y1, x1, y1]), is_kept)
+    return with_objects(sample, image, sample.boxes - np.tile(crop[:2], 2), is_kept)

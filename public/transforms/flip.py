@@ -8,6 +8,7 @@ import numpy as np
 
 from public.transforms.objects import with_objects
 from public.transforms.rules import check
+from public.transforms.windows import mirrored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class RandomFlip:
     prob: float
 
     num_draws = 1
+    moves_only = True
 
     def __post_init__(self):
         check(self, prob=(0, 1))
@@ -34,4 +36,4 @@ class RandomFlip:
         width = sample.image.shape[1]
         x1, y1, x2, y2 = sample.boxes.T
         boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
-        return with_objects(sample, cv2.flip(sample.image, 1), boxes)
+        return with_objects(sample, mirrored(sample.image), boxes)
