@@ -31,6 +31,7 @@ PROGRAMS: dict[str, list[str]] = {  # name: what makes it short
     "data_pipeline": ["--pictures", "32", "--samples", "20"],
     "pipelines": ["--pictures", "16", "--samples", "60"],
     "train_step": ["--rounds", "3", "--warmup", "1"],
+    "reduction": ["--rounds", "5"],
     "determinism": ["--rounds", "3"],
     "distilled_step": ["--rounds", "2"],
     "deformable": ["--rounds", "2"],

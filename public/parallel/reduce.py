@@ -3,6 +3,9 @@
 DistributedDataParallel rebuilds its buckets after the first step in the order in which gradients happened to arrive.
 From three processes on, another layout adds in another order and gives other bits, so a resumed run differs from one that
 was never stopped.  Here the buckets are cut once, in the model's own order, and stay.
+
+All are sent after backward.  Sent during it, in a fixed order, they give the same bits, but no faster step where the
+processes share a machine: `benchmarks/reduction.py`.
 """
 
 import torch
