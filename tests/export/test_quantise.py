@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coco_halves
+from benchmarks import coco_halves, sparsity
 from public import commands
 from public.config import freeze
 from public.export.calibration import Calibrated, draw_pictures, worst_first
-from public.export.formats import open_network
+from public.export.formats import files_of, open_network
 from public.export.graph import ExportGraph
 from public.export.post_training import Bound, Variant, Writer, calibrated_layers, sentence, within_bound
 from public.export.qdq import Layer, Levels, insert, take_layers
@@ -339,6 +340,33 @@ def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, 
     kinds = Counter(node.op_type for node in onnx.load(output / "again.onnx").graph.node)
     assert kinds["QuantizeLinear"] > len(for_ort.layers), "what comes in and what goes out"
     assert len(before) < (output / "tiny_experiment.bin").stat().st_size
+
+
+def test_the_benchmark_of_zeros_tells_shares_and_ratios(experiment, tiny, write_tiny, tmp_path, capsys, monkeypatch):
+    """In each runtime; the files are those that other tests have, and nothing is asserted of the times."""
+
+    def copied(request, path, **_):
+        for file in files_of(write_tiny(request.format, request.outputs).path):
+            shutil.copyfile(file, path.with_suffix(file.suffix))
+
+    monkeypatch.setattr(sparsity, "write", copied)
+    _, model = tiny
+    dense = torch.load(experiment.folder.parent / "tiny.pth", weights_only=True)
+    convs = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    pruned = {name: torch.zeros_like(value) if name in convs else value for name, value in dense["model"].items()}
+    first = next(name for name in pruned if name in convs)
+    pruned[first] = dense["model"][first]
+    torch.save(dense | {"model": pruned}, tmp_path / "pruned.pth")
+    files = [str(experiment.folder.parent / "tiny.pth"), str(tmp_path / "pruned.pth")]
+    monkeypatch.setattr("sys.argv", ["sparsity", *files, "--formats", "openvino", "--rounds", "1"])
+    sparsity.main()
+    told = capsys.readouterr().out
+    total = sum(dense["model"][name].numel() for name in convs)
+    share = 100 * (1 - pruned[first].numel() / total)
+    assert f"0.0 % of the dense, {share:.1f} % of the pruned" in told
+    ways = ["torch", "openvino", "openvino, sparse"]
+    assert re.findall(r"^(.*): dense [\d.]+ ms, pruned [\d.]+ ms$", told, re.MULTILINE) == ways
+    assert re.findall(r"^  a pruned network in (.*): [\d.e-]+ of the time of the dense one$", told, re.M) == ways
 
 
 def test_too_many_pictures_are_asked_for(experiment):
