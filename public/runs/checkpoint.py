@@ -27,6 +27,7 @@ def _is_number(value: Any) -> bool:
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what the parts have to be: in words, and whether one is that
     "optimizer": ("a dict", lambda value: isinstance(value, dict)),
+    "num_optimizer_states": ("a number from 0", is_count),  # older checkpoints lack it
     "scaler": ("a dict", lambda value: isinstance(value, dict)),
     "step": ("a number from 0", is_count),
     "phase": ("training or evaluating", lambda value: value in ("training", "evaluating")),

@@ -41,8 +41,10 @@ class TrainingState:
 
         What a network trains beside the part that is used, such as the adapters of a student, is `beside`.
         """
+        optimizer = self.optimizer.state_dict()
         training = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
+            "num_optimizer_states": len(optimizer["state"]),  # parameters that never had a gradient have none
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "phase": self.phase,
@@ -72,7 +74,12 @@ class TrainingState:
             load_state(self.model, training["raw_model"] if self.ema else weights)
             if self.ema:
                 self.ema.load_state_dict({"model": weights} | training["ema"])
-            _check_optimizer(self.optimizer.state_dict(), training["optimizer"], self.optimizer.param_groups)
+            _check_optimizer(
+                self.optimizer.state_dict(),
+                training["optimizer"],
+                self.optimizer.param_groups,
+                training.get("num_optimizer_states"),
+            )
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
             self.step = training["step"]
@@ -88,13 +95,14 @@ class TrainingState:
             raise ValueError(f"the checkpoint does not fit the model and the settings: {reason}") from error
 
 
-def _check_optimizer(own: dict, saved: dict, groups: list[dict]) -> None:
+def _check_optimizer(own: dict, saved: dict, groups: list[dict], num_states: int | None) -> None:
     """Raises ValueError where the optimizer's saved state is not one of these parameters, which torch would find in a step;
     KeyError, naming it, where a part is missing.
 
     Args:
         own: the state that it has before.
         groups: its groups, with the parameters themselves.
+        num_states: parameters that had a state when the checkpoint was written; None: it does not say, as older ones.
     """
     wrong = None
     if not isinstance(saved["param_groups"], list) or not isinstance(saved["state"], dict):
@@ -106,6 +114,9 @@ def _check_optimizer(own: dict, saved: dict, groups: list[dict]) -> None:
             wrong = wrong or _group_problem(group, theirs, f"its group {number}")
         shapes = [parameter.shape for group in groups for parameter in group["params"]]
         wrong = wrong or _state_problem(saved["state"], shapes)
+        if not wrong and num_states not in (None, len(saved["state"])):
+            found = len(saved["state"])
+            wrong = f"it has the state of {found} parameters, the checkpoint was written with {num_states}"
     if wrong:
         raise ValueError(f"the checkpoint does not fit the optimizer: {wrong}")
 

@@ -335,6 +335,21 @@ def test_the_optimizers_state_is_alike_for_all_parameters():
         make_state(with_ema=False).load_state_dict(saved)
 
 
+def test_an_optimizer_that_lost_the_state_of_one_parameter_is_told():
+    """A parameter that never had a gradient has none either: so a checkpoint says how many had."""
+    first = make_state(with_ema=False)
+    train(first, 2)
+    saved = copy.deepcopy(first.state_dict())
+    count = len(saved["training"]["optimizer"]["state"])
+    del saved["training"]["optimizer"]["state"][1]
+    text = f"it has the state of {count - 1} parameters, the checkpoint was written with {count}"
+    with pytest.raises(ValueError, match=text):
+        make_state(with_ema=False).load_state_dict(saved)
+    kept = first.state_dict()
+    del kept["training"]["num_optimizer_states"]  # of a checkpoint from before
+    make_state(with_ema=False).load_state_dict(kept)
+
+
 @pytest.mark.parametrize("with_ema", [False, True])
 def test_a_state_that_was_saved_goes_on_with_the_same_bits(tmp_path, with_ema):
     whole = make_state(with_ema=with_ema)
@@ -369,7 +384,7 @@ ALL_PARTS = (*PARTS, "raw_model", "ema")
 def test_a_part_of_the_state_that_is_missing_is_named(part):
     state = make_state(with_ema=True)
     saved = state.state_dict()
-    assert set(ALL_PARTS) == saved["training"].keys()
+    assert {*ALL_PARTS, "num_optimizer_states"} == saved["training"].keys()
     del saved["training"][part]
     with pytest.raises(ValueError, match=f"lacks '{part}'"):
         state.load_state_dict(saved)
