@@ -32,6 +32,7 @@ PROGRAMS: dict[str, list[str]] = {  # name: what makes it short
     "pipelines": ["--pictures", "16", "--samples", "60"],
     "train_step": ["--rounds", "3", "--warmup", "1"],
     "reduction": ["--rounds", "5"],
+    "peers": ["--short"],
     "determinism": ["--rounds", "3"],
     "distilled_step": ["--rounds", "2"],
     "deformable": ["--rounds", "2"],

@@ -6,7 +6,10 @@ Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 training, 87 validation, 72
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Starting weights: ppyoloe_xs_bccd, the best of its newest run, which has to be trained first: AP50 0.892 on val.
 Teacher: the same, ppyoloe_xs_bccd, in float.
-Expected: not trained yet.
+Expected: AP50 0.898 on val, which chose the checkpoint (epoch 10), and AP50 0.910, AP 0.604 on test, scored once; from a
+    dense run with AP50 0.896 on val and 0.910 on test.  Its int8 files: AP50 0.898 (ONNX Runtime), 0.898 (OpenVINO) on val.
+Hardware: one core of a 2-core CPU (Intel Xeon): 8.5 minutes of CPU time.
+Measured here: torch 2.15.0, digest of the averaged weights 17d78986efaa8677, on an Intel Xeon with AVX512.
 Precision: float32; bf16 has fewer digits than the levels of int8 need.
 """
 

@@ -90,6 +90,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.deformable",
         "python -m benchmarks.postprocess",
         "python -m benchmarks.annotations",
+        "python -m benchmarks.peers",
         "python -m benchmarks.start",
     ),
 }
@@ -294,6 +295,7 @@ def test_benchmarks_start(tmp_path):
         "python -m benchmarks.deformable": "--size 64 --rounds 1",
         "python -m benchmarks.postprocess": "--anchors 4000 --classes 2 --rounds 1",
         "python -m benchmarks.annotations": "--images 30 --workers 1 --ways columns",
+        "python -m benchmarks.peers": "--short --only labelled metric programs",
         "python -m benchmarks.start": "--rounds 1",
     }
     for command in WALKS["benchmarks"]:
