@@ -77,13 +77,13 @@ class RangeFactors(nn.Module):
         own_lr_factor: see below.
 
     Attributes:
-        low, high: the logarithms of both factors, shaped as the ends; 0 at the start.
+        low, high: the logarithms of both factors, (1,) or (C,); 0 at the start.
         own_lr_factor: of the learning rate of both; optimizers know modules that have it, and never decay their parameters.
     """
 
     def __init__(self, like: torch.Tensor, *, own_lr_factor: float) -> None:
         super().__init__()
-        self.low, self.high = nn.Parameter(torch.zeros_like(like)), nn.Parameter(torch.zeros_like(like))
+        self.low, self.high = (nn.Parameter(torch.zeros_like(like.flatten())) for _ in range(2))
         self.own_lr_factor = own_lr_factor
         self._is_resting = False
 
@@ -98,7 +98,8 @@ class RangeFactors(nn.Module):
 
     def ends(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The learnt range of the observed one, after 0 was taken into that."""
-        return low.clamp(max=0) * torch.exp(self.low), high.clamp(min=0) * torch.exp(self.high)
+        by_low, by_high = (torch.exp(factor)[:, None, None] for factor in (self.low, self.high))
+        return low.clamp(max=0) * by_low, high.clamp(min=0) * by_high
 
     def forward(self, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bits: int) -> torch.Tensor:
         """`x` (B, C, H, W) quantised within the learnt range of `low` .. `high`."""

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from public.families.quantised import QAT, LearnedRange, MovingRange, Quantised
 from public.models.fuse import fuse
 from public.models.layers import ConvBNAct
-from public.models.learned_ranges import RangeFactors, fake_quantise_within, learn_ranges
-from public.models.quantised import fake_quantise, quantise_convs, quantised_layers, range_levels
+from public.models.learned_ranges import RangeFactors, fake_quantise_within
+from public.models.operations import count_operations, example_input
+from public.models.quantised import fake_quantise, quantised_layers, range_levels
 from public.training.ema import EMA
 from public.training.freezing import freeze_parameters
 from public.training.optimizers import SGD, AdamW, parameter_groups
@@ -89,17 +90,17 @@ def test_gradients_are_those_of_plain_operations_and_finite_differences(channels
     high = 0.75 + drawn(channels, 1, 1, seed=4).abs()
     factors = RangeFactors(low, own_lr_factor=1.0)
     with torch.no_grad():
-        factors.low.copy_(0.2 * drawn(channels, 1, 1, seed=5))
-        factors.high.copy_(0.2 * drawn(channels, 1, 1, seed=6))
+        factors.low.copy_(0.2 * drawn(channels, seed=5))
+        factors.high.copy_(0.2 * drawn(channels, seed=6))
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    a, b = factors.low.detach().clone().requires_grad_(), factors.high.detach().clone().requires_grad_()
+    a, b = (v.detach().clone()[:, None, None].requires_grad_() for v in (factors.low, factors.high))
     found, expected = factors(ours, low, high, 3), plain(theirs, low * a.exp(), high * b.exp(), 3)
     assert torch.allclose(found, expected)
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
     assert torch.allclose(ours.grad, theirs.grad)
-    assert torch.allclose(factors.low.grad, a.grad)
-    assert torch.allclose(factors.high.grad, b.grad)
+    assert torch.allclose(factors.low.grad, a.grad.flatten())
+    assert torch.allclose(factors.high.grad, b.grad.flatten())
 
     ends = [v.detach() for v in factors.ends(low, high)]
     step, zero = range_levels(*ends, 3)
@@ -118,11 +119,17 @@ def test_gradients_are_those_of_plain_operations_and_finite_differences(channels
 
 
 def test_untouched_factors_quantise_as_the_observed_range_to_the_bit():
+    """And the end of a range that does not reach 0 has nothing to learn: it lies at 0."""
     x = drawn(2, 3, 4, 4).float()
     for low, high in ((-1.3, 2.7), (0.4, 2.0), (-3.0, -1.0), (0.0, 0.0)):
         low, high = torch.tensor(low).reshape(1, 1, 1), torch.tensor(high).reshape(1, 1, 1)
         expected = fake_quantise(x, *range_levels(low, high, 8), 0, 255)
-        assert torch.equal(RangeFactors(low, own_lr_factor=1.0)(x, low, high, 8), expected)
+        factors = RangeFactors(low, own_lr_factor=1.0)
+        found = factors(x, low, high, 8)
+        assert torch.equal(found, expected)
+        (found * x).sum().backward()
+        assert bool(factors.low.grad != 0) == bool(low < 0)
+        assert bool(factors.high.grad != 0) == bool(high > 0)
 
 
 def test_a_learnt_range_has_less_squared_error_than_the_largest_one():
@@ -163,6 +170,7 @@ def stepped(settings: Quantised, model: nn.Module, optimizer: torch.optim.Optimi
     for step in range(3):
         optimizer.zero_grad(set_to_none=True)
         model.train()(drawn(2, 3, 8, 8, seed=100 * epoch + step).float()).square().mean().backward()
+        assert model[2].conv.factors.low.grad is None, "the page froze it"
         optimizer.step()
     return {name: value.clone() for name, value in model.state_dict().items() if ".factors." in name}
 
@@ -231,7 +239,7 @@ def test_a_folded_layer_and_the_average_have_the_learnt_range():
             assert all(torch.equal(a, b) for a, b in zip(ours.input_levels(), theirs.input_levels()))
             scale, zero = ours.input_levels()
             low, high = ours.observed_range()
-            factor = ours.factors.low.exp()
+            factor = ours.factors.low.exp()[:, None, None]
             assert 0.67 < float(factor.max()) < 0.82
             assert torch.allclose(scale, (high.clamp(min=0) - low.clamp(max=0)) * factor / 255)
             assert torch.equal(zero, zero.round())
@@ -240,16 +248,16 @@ def test_a_folded_layer_and_the_average_have_the_learnt_range():
     assert all(float(layer.seen) == 0 for layer in quantised_layers(fresh)), "no range was seen, and none is made up"
 
 
-def test_copies_and_meta_networks_have_factors():
+def test_they_are_vectors_without_operations():
+    """One for each range, also of a copy on the meta device, and no layer that a count of operations misses."""
+    settings = Quantised(network=Net(), quantisation=LEARNED)
     with torch.device("meta"):
-        model = Net().build_model()
-    quantise_convs(model, weight_bits=8, activation_bits=8, per_channel=True, momentum=0.5, float_layers=())
-    learn_ranges(model, lr_factor=1.0)
-    assert [tuple(layer.factors.high.shape) for layer in quantised_layers(copy.deepcopy(model))] == [
-        (1, 1, 1),
-        (4, 1, 1),
-        (1, 1, 1),
-    ]
+        model = settings.build_model()
+    layers = quantised_layers(copy.deepcopy(model))
+    assert [tuple(layer.factors.high.shape) for layer in layers] == [(1,), (4,), (1,)]
+    counted, bare = (count_operations(m, example_input(8, 8)) for m in (model, Net().build_model()))
+    assert counted.uncounted == []
+    assert counted.rows[0].macs == bare.rows[0].macs > 0
 
 
 @pytest.mark.parametrize(
