@@ -89,6 +89,7 @@ class QuantisedConv2d(nn.Conv2d):
         is_observing: in train mode, whether what comes in moves the range.
         is_batchnorm_frozen: in train mode, whether the BatchNorm behind it uses and keeps its running statistics.
         is_quantising: False: the layer is left out, as a plain convolution.
+        factors: what the range is multiplied by where it is learnt, a `public.models.learned_ranges.RangeFactors`; or None.
     """
 
     weight_bits: int
@@ -98,6 +99,7 @@ class QuantisedConv2d(nn.Conv2d):
     is_observing: bool
     is_batchnorm_frozen: bool
     is_quantising: bool
+    factors: Any
     low: torch.Tensor
     high: torch.Tensor
     seen: torch.Tensor
@@ -164,12 +166,24 @@ class QuantisedConv2d(nn.Conv2d):
         self.high.copy_(high)
         self.seen.fill_(1)
 
+    def observed_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(low, high) of what came in."""
+        seen = torch.where(self.seen > 0, self.seen, torch.ones_like(self.seen))
+        return self.low / seen, self.high / seen
+
+    @torch.no_grad()
+    def input_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(low, high) by which what comes in is quantised."""
+        low, high = self.observed_range()
+        return (low, high) if self.factors is None else self.factors.ends(low, high)
+
     def input_levels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(scale, zero) of what comes in."""
-        seen = torch.where(self.seen > 0, self.seen, torch.ones_like(self.seen))
-        return range_levels(self.low / seen, self.high / seen, self.activation_bits)
+        return range_levels(*self.input_range(), self.activation_bits)
 
     def quantised_input(self, x: torch.Tensor) -> torch.Tensor:
+        if self.factors is not None:
+            return torch.where(self.seen > 0, self.factors(x, *self.observed_range(), self.activation_bits), x)
         scale, zero = self.input_levels()
         return torch.where(self.seen > 0, fake_quantise(x, scale, zero, 0, 2**self.activation_bits - 1), x)
 
@@ -179,7 +193,10 @@ class QuantisedConv2d(nn.Conv2d):
         return torch.where(self.seen > 0, fake_quantise(weight, scale, torch.zeros_like(scale), -top, top), weight)
 
     def carried_to(self, conv: nn.Conv2d) -> "QuantisedConv2d":
-        """`conv`, into which a BatchNorm was folded, quantised as this layer is; in place."""
+        """`conv`, into which a BatchNorm was folded, quantised as this layer is; in place.
+
+        A learnt range is no longer learnt there: its ends are those that were seen.
+        """
         made = make_quantised(
             conv,
             None,
@@ -191,6 +208,8 @@ class QuantisedConv2d(nn.Conv2d):
         with torch.no_grad():
             for name in ("low", "high", "seen"):
                 getattr(made, name).copy_(getattr(self, name))
+            if self.factors is not None and self.seen > 0:
+                made.set_range(*self.input_range())
         made.is_quantising = self.is_quantising
         return made
 
@@ -213,7 +232,7 @@ def make_quantised(
     made.register_buffer("seen", torch.zeros((), device=conv.weight.device))
     made.weight_bits, made.activation_bits, made.per_channel = weight_bits, activation_bits, per_channel
     made.momentum, made.is_observing = momentum, False
-    made.is_batchnorm_frozen, made.is_quantising = False, True
+    made.is_batchnorm_frozen, made.is_quantising, made.factors = False, True, None
     vars(made)["linked"] = [norm]  # in a list, so that it does not become a child of the convolution
     return made
 

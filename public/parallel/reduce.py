@@ -31,7 +31,11 @@ class GradientReducer:
 
     @torch.no_grad()
     def reduce(self) -> None:
-        """Replaces each gradient by its mean over the processes.  A parameter without a gradient counts as zero."""
+        """Replaces each gradient by its mean over the processes.  A parameter without a gradient counts as zero.
+
+        One that was taken out of training since the start keeps its place in the layout, but gets no gradient: an optimizer
+        would move it by a zero.
+        """
         if not is_distributed():
             return
         pending = []
@@ -43,7 +47,9 @@ class GradientReducer:
             flat /= world_size()
             parts = flat.split([p.numel() for p in bucket])
             for parameter, part in zip(bucket, parts):
-                if parameter.grad is None:
+                if not parameter.requires_grad:
+                    parameter.grad = None
+                elif parameter.grad is None:
                     parameter.grad = part.view_as(parameter).clone()
                 else:
                     parameter.grad.copy_(part.view_as(parameter))

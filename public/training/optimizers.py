@@ -6,6 +6,9 @@ but its normalisation layers, YOLOX and PicoDet spare every bias as well.
 `lr_factors=(("backbone.", 0.1),)` multiplies the learning rate of the parameters whose names begin so; the first beginning
 that fits counts.  Of a student beside its teacher these are the student's own names.  It alone has a default, none: pages
 from before it was there mean just that.
+
+A module can say that its own parameters are of a kind of their own, by the attribute `own_lr_factor`: their learning rate is
+multiplied by it as well, they are never decayed, and they are a group for themselves.  Such are learnt ranges.
 """
 
 from dataclasses import dataclass
@@ -78,7 +81,7 @@ def parameter_groups(
     """The trainable parameters of `model` in groups, in the model's order: by `lr_factor`, with and without weight decay.
 
     A parameter is a bias when it is called `bias`, outside normalisation layers.  One that several layers share counts
-    once, with the first of them.
+    once, with the first of them.  Groups of modules with an `own_lr_factor` come last.
 
     Args:
         lr_factors: beginnings of parameters' names and the factor of their learning rate; the first that fits counts.
@@ -87,8 +90,8 @@ def parameter_groups(
         ValueError: when nothing is left to train, or a beginning fits no trainable parameter.
     """
     factors = dict.fromkeys((1.0, *(float(factor) for _, factor in lr_factors)))
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {
-        (factor, is_decayed): [] for factor in factors for is_decayed in (True, False)
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {  # factor, is decayed, is of a kind of its own
+        (factor, is_decayed, False): [] for factor in factors for is_decayed in (True, False)
     }
     unused = {start for start, _ in lr_factors}
     seen: set[int] = set()
@@ -101,16 +104,19 @@ def parameter_groups(
             full_name = (f"{prefix}.{name}" if prefix else name).removeprefix(own)
             start, factor = _lr_factor(full_name, lr_factors)
             unused.discard(start)
+            if (own_factor := getattr(module, "own_lr_factor", None)) is not None:
+                groups.setdefault((factor * own_factor, False, True), []).append(parameter)
+                continue
             is_norm = isinstance(module, NORMALISATION)
             is_spared = (is_norm and not decay_normalisation) or (not is_norm and name == "bias" and not decay_bias)
-            groups[factor, not is_spared].append(parameter)
+            groups[factor, not is_spared, False].append(parameter)
     if not seen:
         raise ValueError("every parameter is frozen: nothing is left to train")
     if unused:
         raise ValueError(f"lr_factors names {sorted(unused)}, but no trained parameter's name begins so")
     return [
         {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0, "lr_factor": factor}
-        for (factor, is_decayed), parameters in groups.items()
+        for (factor, is_decayed, _), parameters in groups.items()
         if parameters
     ]
 

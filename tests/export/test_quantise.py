@@ -23,7 +23,7 @@ from public.export.post_training import Bound, Variant, Writer, calibrated_layer
 from public.export.qdq import Layer, Levels, insert, take_layers
 from public.export.runners.onnx import open_onnx
 from public.export.runners.openvino import open_openvino
-from public.families.quantised import QAT, MovingRange, Quantised
+from public.families.quantised import QAT, LearnedRange, MovingRange, Quantised
 from public.input import normalise, prepare
 from public.models.fuse import fuse
 from public.models.quantised import quantised_layers
@@ -46,6 +46,8 @@ QAT_OF_TEST = QAT(
     freeze_batchnorm_epoch=None,
     float_layers=(),
 )
+
+LEARNED = LearnedRange(momentum=0.5, observed_epochs=1, lr_factor=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,41 @@ def test_a_network_that_was_trained_so_takes_its_scales_along(tiny, images):
     with pytest.raises(ValueError, match="--format ncnn holds no int8 layers"):
         graph.refuse_quantised("ncnn")
     assert quantised_layers(network)[0].is_quantising, "the network itself is as it was"
+
+
+def test_a_file_has_the_learnt_levels(tiny, write_tiny, images, tmp_path):
+    """Factors that were moved, each end by another: files compute what the network does, with whole zero points."""
+    needs_exact_int8()
+    settings, _ = tiny
+    learned = dataclasses.replace(QAT_OF_TEST, observer=LEARNED, freeze_batchnorm_epoch=0)
+    changed = Quantised(network=settings, quantisation=learned)
+    network = changed.prepare(copy.deepcopy(tiny[1]))
+    changed.on_epoch(network, 0)
+    with torch.no_grad():
+        for image in images:
+            network.train()(image)
+    changed.on_epoch(network, 1)
+    observed = take_layers(fuse(network.eval()))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in quantised_layers(network):
+            for factor in layer.factors.parameters():
+                factor.copy_(0.2 * torch.rand(factor.shape, generator=generator) - 0.15)
+    levels = take_layers(fuse(network))
+    assert levels.keys() == observed.keys()
+    assert all(not np.array_equal(levels[name].input.scale, observed[name].input.scale) for name in levels)
+    model = onnx.load(write_tiny("onnx", "boxes").path)
+    insert(model, levels, integer_bias=False)
+    path = tmp_path / "learned.onnx"
+    path.write_bytes(model.SerializeToString())
+    pixels = np.stack([prepare(pictures(6)[5:][0], SPEC)[0]])
+    folded, decoder = fuse(network), settings.build_decoder()
+    for open_file in (open_onnx, open_openvino):
+        share, largest = share_of_ties(open_file(path)[0], folded, decoder, pixels)
+        assert share < 0.02, (open_file.__name__, share, largest)
+        assert largest < 0.5
+    unlike = share_of_ties(open_onnx(path)[0], fuse(tiny[1]), decoder, pixels)
+    assert unlike[0] > 0.5
 
 
 def test_levels_of_channels_go_through_what_a_concat_joins(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from public.families.distilled import CWD, Distilled
 from public.families.pruned import GMP, Pruned
-from public.families.quantised import QAT, LargestRange, MovingRange, Quantised
+from public.families.quantised import QAT, LargestRange, LearnedRange, MovingRange, Quantised
 from public.families.slimmed import Slimmed
 
 from .page import config as page
@@ -33,6 +33,11 @@ QUANTISED = """Quantised(
             float_layers=(),
         ),
     )"""
+LEARNED = (
+    QUANTISED.replace("MovingRange(momentum=0.9)", "LearnedRange(momentum=0.9, observed_epochs=1, lr_factor=10)")
+    .replace("freeze_observers_epoch=1", "freeze_observers_epoch=None")
+    .replace("freeze_batchnorm_epoch=1", "freeze_batchnorm_epoch=None")
+)
 PRUNED = """Pruned(
         network=page.detector,
         pruning=GMP(
@@ -80,6 +85,11 @@ def create(root: Path, detector: str) -> TinyExperiment:
 def tiny_quantised(root: Path) -> TinyExperiment:
     """Quantised from the first epoch on; ranges and BatchNorm stay in the second."""
     return create(root, QUANTISED)
+
+
+def tiny_learned(root: Path) -> TinyExperiment:
+    """Quantised from the first epoch on, with ranges that are learnt from the second on."""
+    return create(root, LEARNED)
 
 
 def tiny_pruned(root: Path) -> TinyExperiment:

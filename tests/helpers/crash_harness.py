@@ -31,7 +31,7 @@ from public.runs import run_folder
 from public.tasks.base import BaseTask
 from public.training import ema, loop
 from public.transforms.flip import RandomFlip
-from tests.helpers.changed_experiments import tiny_pruned, tiny_quantised, tiny_slimmed
+from tests.helpers.changed_experiments import tiny_learned, tiny_pruned, tiny_quantised, tiny_slimmed
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.distilled_experiments import TinyDistilled, TinyMutual
 from tests.helpers.experiments import read_manifest, read_metrics
@@ -44,6 +44,7 @@ EXPERIMENTS = {  # what can be killed: a function of a folder, for each task
     "distilled": TinyDistilled.create,
     "mutual": TinyMutual.create,
     "quantised": tiny_quantised,
+    "learned": tiny_learned,
     "pruned": tiny_pruned,
     "slimmed": tiny_slimmed,
 }

@@ -18,6 +18,7 @@ from tests.helpers.changed_experiments import (
     SLIMMED,
     TAUGHT,
     create,
+    tiny_learned,
     tiny_pruned,
     tiny_quantised,
     tiny_slimmed,
@@ -103,6 +104,38 @@ def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
     _, experiment, _, reference = whole
     report = run_test_sh(experiment, "--no_report")
     assert f"voc_AP50: {read_manifest(reference)['finished']['metrics']['voc_AP50']:.6f}" in report
+
+
+def test_learnt_ranges_go_on_where_a_run_was_killed(tmp_path):
+    """Between two epochs in which they are learnt: with the optimizer's state of factors that had none in the first."""
+    experiment = tiny_learned(tmp_path)
+    experiment.free = (("--num_workers", ("0",)),)
+    harness = Harness(experiment, np.random.default_rng(3), flags=("--epochs", "3", "--num_pictures", "0"))
+    reference = harness.undisturbed()
+    run, spent = harness.killed_until_it_ends(1, ("epoch 2 begins",))
+    assert spent == 1
+    assert differences(reference, run) == []
+    used = load_checkpoint(reference / "latest.pth")["model"]
+    factors = [value for name, value in used.items() if ".factors." in name]
+    assert len(factors) > 40
+    assert sum(bool(value.any()) for value in factors) > 30, "a low end of 0, which ReLU has, has nothing to learn"
+    report = run_test_sh(experiment, "--no_report")
+    assert f"voc_AP50: {read_manifest(run)['finished']['metrics']['voc_AP50']:.6f}" in report
+
+
+def four_steps_in_float64(experiment) -> dict[str, torch.Tensor]:
+    return plain_steps(experiment, 4, torch.float64, lr=0.01)[0]
+
+
+def test_two_processes_learn_the_same_ranges(tmp_path):
+    """To the bit in both, and to rounding as one process does; in the last of four steps they are learnt."""
+    experiment = tiny_learned(tmp_path)
+    alone = four_steps_in_float64(experiment)
+    first, second = run_processes(four_steps_in_float64, 2, experiment)
+    factors = [name for name in alone if ".factors." in name]
+    assert len(factors) > 40
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert distance({name: first[name] for name in factors}, {name: alone[name] for name in factors}) < 1e-9
 
 
 def two_steps_in_float64(experiment) -> dict[str, torch.Tensor]:

@@ -56,12 +56,20 @@ def test_each_gradient_becomes_the_mean_over_the_processes(skips):
 
 
 def memory_formats() -> bool:
-    """Reduces the gradient of a channels-last convolution, and says whether it kept its format."""
+    """Reduces the gradient of a channels-last convolution, and says whether it kept its format.
+
+    And once more after its bias was taken out of training, which then gets no gradient, not a zero that moves it.
+    """
     conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     value = torch.arange(conv.weight.numel()).float().view(conv.weight.shape) * (collectives.rank() + 1)
     conv.weight.grad = value.to(memory_format=torch.channels_last)
     conv.bias.grad = torch.zeros(4)
-    GradientReducer(conv).reduce()
+    reducer = GradientReducer(conv)
+    reducer.reduce()
+    assert torch.equal(conv.weight.grad, value / (collectives.rank() + 1) * 1.5)
+    conv.bias.requires_grad_(False).grad = None
+    reducer.reduce()
+    assert conv.bias.grad is None
     assert torch.equal(conv.weight.grad, value / (collectives.rank() + 1) * 1.5)
     return conv.weight.grad.is_contiguous(memory_format=torch.channels_last)
 

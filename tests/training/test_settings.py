@@ -20,7 +20,7 @@ from public.datasets.voc import Voc
 from public.datasets.yolo import Yolo
 from public.families import PUBLISHED
 from public.families.distilled import MGD, PKD
-from public.families.quantised import LargestRange
+from public.families.quantised import LargestRange, LearnedRange
 from public.files import REPOSITORY
 from public.resizing import KeepSize, ShorterSide
 from public.runs.experiment import load_experiment
@@ -57,6 +57,7 @@ OPEN_FIELDS = {("ImageClassifier", "options"), ("YOLOX", "backbone_options")}
 VOC = Voc(sources=("a/b",), classes=None, use_difficult=False, keep_empty_images=True)
 VALUES = [  # of classes that no page names
     LargestRange(),
+    LearnedRange(momentum=0.9, observed_epochs=1, lr_factor=1.0),
     Joined(sets=(VOC, VOC)),
     Split(data=VOC, part="val", val_fraction=0.5, seed=0),
     Adam(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decay_normalisation=True, decay_bias=True),
