@@ -15,6 +15,7 @@ from public.config import TrainingConfig, replace
 from public.datasets.coco import annotation_cache
 from public.files import write_text
 from public.loading.workers import forbid_global_random
+from public.models.quantised import quantised_layers
 from public.models.recompute import recompute_backbones
 from public.parallel import collectives, processes
 from public.parallel.sync_batchnorm import convert_sync_batchnorm
@@ -210,6 +211,11 @@ def _recompute(model: torch.nn.Module, config: TrainingConfig) -> str:
     if config.compile or (config.sync_batchnorm and collectives.is_distributed()):
         name = "compile" if config.compile else "sync_batchnorm"
         raise ValueError(f"recompute_activations and {name} are both true; together they are not known to be exact")
+    if quantised_layers(model):
+        raise ValueError(
+            "recompute_activations is true and the network is Quantised: the second time its ranges and the statistics that "
+            "are folded into its weights would be others, so the gradient would be another; leave one of them out"
+        )
     count = recompute_backbones(model, True)
     if not count:
         raise ValueError(

@@ -188,3 +188,15 @@ def test_the_network_before_it_was_changed_can_be_the_teacher(kind, tmp_path):
         assert state["adapters.0.align.weight"].shape[1] == 60
     config = load_experiment(experiment.folder).config
     assert config.used_settings is config.detector.student
+
+
+def test_activations_of_a_quantised_network_are_not_computed_again(whole):
+    """Its ranges would move twice, and BatchNorm's statistics, which are folded into the weights, have moved in between."""
+    kind, experiment, _, _ = whole
+    config = replace(load_experiment(experiment.folder).config, recompute_activations=True)
+    if kind == "quantised":
+        with pytest.raises(ValueError, match="recompute_activations is true and the network is Quantised"):
+            build_state(config, torch.device("cpu"), TINY_CLASSES)
+    else:
+        _, notes = build_state(config, torch.device("cpu"), TINY_CLASSES)
+        assert any("computed again" in note for note in notes)

@@ -148,7 +148,7 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.prune RUN --macs 0.6 -o PAGE": (
         "tests/scripts/test_prune.py::test_the_macs_are_what_was_asked_for_and_all_is_listed"
     ),
-    "python -m benchmarks.sparsity DENSE PRUNED --formats onnx openvino executorch": (
+    "python -m benchmarks.sparsity DENSE PRUNED": (
         "tests/export/test_quantise.py::test_the_benchmark_of_zeros_tells_shares_and_ratios"
     ),
     "python -m public.test_scripts.quantise RUN --runtime openvino --max_ap_loss 0.5 -o quantised": (
