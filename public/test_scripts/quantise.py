@@ -4,10 +4,11 @@
     python -m public.test_scripts.quantise runs/<time> --runtime onnxruntime --calibration 64 --max_ap_loss 0.5 -o quantised
 
 Ranges come from pictures of the experiment's training set, drawn by a seeded stream and prepared as the network's input is;
-the card in the file names them.  The same command gives the same scales, bit for bit.  The convolutions that the outputs are
-made of, distances and decoding stay float.  Where the val set loses more than --max_ap_loss points, the layers are ranked by
-the error that each causes alone, and the worst go back to float, a group at a time, until it does not.  Pictures that decide
-this flatter: --judge_on val --split test decides by one set and measures on another.
+the card in the file names them.  The same command gives the same scales, bit for bit.  The convolutions that the outputs
+are made of, distances and decoding stay float.  Where the val set loses more than --max_ap_loss points of AP (of
+classification: of the metric that chooses the best), the layers are ranked by the error that each causes alone, and the
+worst go back to float, a group at a time, until it does not.  Pictures that decide this flatter: --judge_on val --split
+test decides by one set and measures on another.
 
 ONNX Runtime has int8 kernels only where what a convolution gives is quantised as well, by one range, and none with a
 range for each channel of what comes in: depthwise convolutions stay float there.
@@ -156,8 +157,9 @@ def _compare(
     )
     print(f"calibrated {len(calibrated.layers)} layers in {time.perf_counter() - start:.0f} s", flush=True)
     judge = arguments.judge_on or arguments.split
-    metric, unit = task.config.best_metric, 1.0 if isinstance(task.config, ClassificationConfig) else 100.0
+    unit = 1.0 if isinstance(task.config, ClassificationConfig) else 100.0
     metrics = _evaluate(task, plain, judge)
+    metric = "AP" if "AP" in metrics else task.config.best_metric
     print(f"float, {judge}: {task.summary(metrics)}", flush=True)
     if metrics[metric] is None:
         raise ValueError(f"the {judge} set has nothing of which {metric} can be measured")
@@ -193,7 +195,8 @@ def _compare(
 
 def _tell(variants: list[Variant], metric: str, unit: float, split: str, num_layers: int) -> bool:
     """Prints the table and the sentence; whether int8 is the faster one."""
-    names = [(name, unit) for name in dict.fromkeys((metric, "AP50", "top5_accuracy")) if name in variants[0].metrics]
+    wanted = (metric, "AP50", "voc_AP50", "top5_accuracy")
+    names = [(name, unit) for name in dict.fromkeys(wanted) if name in variants[0].metrics]
     print(f"\non {split}:\n{table(variants, names, num_layers)}")
     told, is_faster = sentence(variants[0], variants[1], metric, unit)
     print(told, flush=True)

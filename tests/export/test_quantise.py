@@ -296,7 +296,7 @@ from public.input import InputSpec
 
 from .page import config as page
 
-config = replace(page, detector={detector!r}, input={spec!r})
+config = replace(page, detector={detector!r}, input={spec!r}, best_metric="voc_AP50")
 '''
 
 
@@ -346,6 +346,8 @@ def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, 
     told = capsys.readouterr().out
     assert "int8 is not faster here: keep float" in told
     assert [line.split()[0] for line in told.splitlines()[-4:-1]] == ["variant", "float", "int8"]
+    assert told.splitlines()[-4].split()[1:4] == ["AP", "AP50", "voc_AP50"], "whatever chooses the page's best weights"
+    assert "points of AP)" in told
     assert [line.split(",")[0] for line in told.splitlines() if ", train: " in line or line.startswith("on ")] == [
         *("float", "int8", "on val:"),  # by the one it is decided, of the other are the figures
     ]
