@@ -7,7 +7,10 @@ Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 205 pictures whose labels are n
 Command: python train.py --data_root <folder that holds BCCD/>; the test split, once: ./test.sh --split test
 Starting weights: ppyoloe_xs_bccd, the best of its newest run, which has to be trained first: AP50 0.892 on val.
 Teacher: the same, ppyoloe_xs_bccd, in float.
-Expected: not trained yet.
+Expected: AP50 0.896 on val, which chose the checkpoint (epoch 5), and AP50 0.912, AP 0.598 on test, scored once; from a
+    dense run with AP50 0.896 on val and 0.910 on test.
+Hardware: one core of a 2-core CPU (Intel Xeon): 9 minutes of CPU time.
+Measured here: torch 2.15.0, digest of the averaged weights aa12caa318bb2f6a, on an Intel Xeon with AVX512.
 Precision: float32; bf16 has fewer digits than the levels of int8 need.
 """
 
