@@ -52,7 +52,7 @@ def version(package: str) -> str | None:
 def run(name: str, arguments: list[str], folder: Path) -> tuple[str, list[dict], float]:
     """What `benchmarks.<name>` printed, its figures, and the seconds it took."""
     figures = folder / f"{name}.jsonl"
-    environment = os.environ | {FILE: str(figures), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {FILE: str(figures), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
     start = time.monotonic()
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
