@@ -1,19 +1,22 @@
-"""PPYOLOE-xs on half of BCCD, blood cells, taught by PPYOLOE-s that saw the same half.
+"""PPYOLOE-xs on half of BCCD, blood cells, taught by the same network that saw all of it.
 
-Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; CWD, arXiv 2011.13256; LD, arXiv 2102.12252.
-Recipe: that of ppyoloe_xs_bccd_half, and a teacher: CWD on the normalised maps of the necks, LD on the distributions.
+Paper: PP-YOLOE: An evolved version of YOLO, arXiv 2203.16250; CrossKD, arXiv 2306.11369, whose terms are taken.
+Recipe: that of ppyoloe_xs_bccd_half, and a teacher, whose scores and boxes at all points are learnt beside the labels.
 Data: Shenggan/BCCD_Dataset (MIT) in VOC layout: 117 of the 205 training images, drawn by a fixed seed; 87 validation
     images, looked at once, at the end, so that none of the epochs is chosen by them; 72 test images.
 Command: python train.py --data_root <folder that holds BCCD/>
-    after python train.py in detection_experiments/ppyoloe_s_bccd_half
-Teacher: the best weights of detection_experiments/ppyoloe_s_bccd_half.
-Expected: not trained yet with five seeds.
+    after the same in detection_experiments/ppyoloe_xs_bccd
+Teacher: the best weights of detection_experiments/ppyoloe_xs_bccd, trained on all 205 images for 40 epochs.
+Expected: AP 0.527 on val with seed 0; with seeds 0 to 4 AP 54.23 +- 1.20 points, without a teacher 50.59 +- 3.73
+    (ppyoloe_xs_bccd_half).  As means of five the difference of 3.6 points lies within the seeds' spread (4.6); with the same
+    seed the taught network is the better one five times of five, by 0.4 to 8.7 points.  With CWD and LD from a PPYOLOE-s
+    that saw the same half, and had AP 48.3, it was 42.54 +- 6.10: in so few steps the maps stay unlike and disturb.
 """
 
 from public.config import DetectionConfig
 from public.datasets.combine import Split
 from public.datasets.voc import Voc
-from public.families.distilled import CWD, LD, Distilled
+from public.families.distilled import Distilled, SoftLabels
 from public.families.ppyoloe import PPYOLOE
 from public.input import InputSpec
 from public.training.ema import EMA
@@ -113,8 +116,8 @@ config = DetectionConfig(
             keep_top_k=100,
         ),
         teacher=PPYOLOE(
-            depth=0.33,
-            width=0.50,
+            depth=0.16,
+            width=0.25,
             use_alpha=False,
             activation="silu",
             backbone_channels=(64, 128, 256, 512, 1024),
@@ -126,7 +129,7 @@ config = DetectionConfig(
             reg_max=16,
             grid_cell_scale=5.0,
             grid_cell_offset=0.5,
-            static_assigner_epochs=2,
+            static_assigner_epochs=4,
             atss_top_k=9,
             tal_top_k=13,
             tal_alpha=1.0,
@@ -141,10 +144,10 @@ config = DetectionConfig(
             nms_top_k=1000,
             keep_top_k=100,
         ),
-        teacher_weights="detection_experiments/ppyoloe_s_bccd_half",
+        teacher_weights="detection_experiments/ppyoloe_xs_bccd",
         teacher_precision="bf16",
-        feature=CWD(weight=1.0, temperature=1.0, normalise=True),
-        logits=LD(weight=0.25, temperature=10.0, region=0.25),
+        feature=None,
+        logits=SoftLabels(weight=1.0, cls=1.0, box=2.5, beta=1.0),
         factor=1.0,
         stop_epoch=None,
     ),
