@@ -106,6 +106,7 @@ def test_the_weights_are_evaluated_as_the_training_evaluated_them(whole):
     assert f"voc_AP50: {read_manifest(reference)['finished']['metrics']['voc_AP50']:.6f}" in report
 
 
+@pytest.mark.slow
 def test_learnt_ranges_go_on_where_a_run_was_killed(tmp_path):
     """Between two epochs in which they are learnt: with the optimizer's state of factors that had none in the first."""
     experiment = tiny_learned(tmp_path)
