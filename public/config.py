@@ -26,6 +26,7 @@ from public.settings import (
     Offers,
     Positive,
     check,
+    hints_of,
 )
 from public.text import brief, shorten
 
@@ -272,7 +273,7 @@ def scale_epochs(value: Any, factor: float, name: str = "") -> tuple[Any, list[t
         return tuple(part for part, _ in parts), [move for _, moves in parts for move in moves]
     if not is_dataclass(value) or isinstance(value, type):
         return value, []
-    hints = typing.get_type_hints(type(value), include_extras=True)
+    hints = hints_of(type(value))
     changes, found = {}, []
     for f in fields(value):
         old, path = getattr(value, f.name), f"{name}.{f.name}" if name else f.name

@@ -16,7 +16,7 @@ from public.datasets.sample import RepeatedKey, SampleKey, sample_number
 from public.input import ClassificationInput, ImageError, prepare_crop, read_image, read_size
 from public.loading.samplers import EvalBatches, TrainBatches
 from public.loading.workers import make_loader
-from public.transforms.classification import Unread, apply_transforms
+from public.transforms.classification import UnreadPicture, apply_transforms
 from public.transforms.mixing import NO_MIX, WHOLE, Mix, draw_mix, mix_images, partner_places
 from public.transforms.rules import all_of
 
@@ -75,12 +75,12 @@ class TrainingPictures(Dataset):
         image, index, skipped = self._load(key)
         return _make_sample(self.pictures, image, index, key, skipped)
 
-    def _unread(self, index: int) -> Unread:
+    def _unread(self, index: int) -> UnreadPicture:
         path = self.pictures.image_path(index)
         if self.pictures.images is not None:
             image = self.pictures.images[index]
-            return Unread(sides=lambda: image.shape[:2], read=lambda _: image)
-        return Unread(sides=lambda: read_size(path)[0][::-1], read=lambda by: read_image(path, reduction=by))
+            return UnreadPicture(sides=lambda: image.shape[:2], read=lambda _: image)
+        return UnreadPicture(sides=lambda: read_size(path)[0][::-1], read=lambda by: read_image(path, reduction=by))
 
     def _load(self, key):
         """(picture after the transforms, its index, line on what was skipped)"""

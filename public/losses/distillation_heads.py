@@ -38,6 +38,13 @@ def quality_focal_loss(probabilities: torch.Tensor, expected: torch.Tensor, *, b
     return -(expected - probabilities).abs().pow(beta) * likelihood
 
 
+def mean_giou_loss(
+    boxes: torch.Tensor, taught: torch.Tensor, weights: torch.Tensor, divisor: torch.Tensor
+) -> torch.Tensor:
+    """1 - GIoU of boxes and the teacher's (..., 4), weighed by `weights` (...), summed and divided."""
+    return ((1 - giou(boxes, taught, eps=GIOU_EPS)) * weights).sum() / divisor
+
+
 def positives_of(assignment: Assignment, num_classes: int) -> torch.Tensor:
     """The places (P,) of the points, of B * A, that learn an object."""
     return (assignment.labels.flatten() != num_classes).nonzero().squeeze(1)
@@ -155,7 +162,7 @@ class PPYOLOELogitsLoss:
         count = share_of_sum(weights.new_full((), len(places)))
         return {
             "cls": quality_focal_loss(own_scores, scores, beta=self.beta).sum() / normaliser,
-            "iou": ((1 - giou(boxes, taught_boxes, eps=GIOU_EPS)) * weights).sum() / normaliser,
+            "iou": mean_giou_loss(boxes, taught_boxes, weights, normaliser),
             "dfl": (-(bins * log_bins).sum(-1).mean(-1) * weights).sum() / normaliser,
             "kl": divergences.sum() / count,
         }
@@ -191,8 +198,7 @@ class CrossKDLoss:
         count = share_of_sum((objects > BACKGROUND).sum().to(scores.dtype))
         classes = quality_focal_loss(own_scores, scores, beta=self.beta).sum() / count
         weights = scores.amax(-1)  # (B, A)
-        overlaps = giou(self.decode(crossed)[0], self.decode(taught)[0], eps=GIOU_EPS)
-        boxes = ((1 - overlaps) * weights).sum() / share_of_sum(weights.sum())
+        boxes = mean_giou_loss(self.decode(crossed)[0], self.decode(taught)[0], weights, share_of_sum(weights.sum()))
         return self.cls * classes + self.box * boxes
 
 
@@ -225,5 +231,4 @@ class SoftLabelsLoss:
         weights = scores.amax(-1)  # (B, A)
         total = share_of_sum(weights.sum())
         classes = quality_focal_loss(own_scores, scores, beta=self.beta).sum() / total
-        regression = ((1 - giou(own_boxes, boxes, eps=GIOU_EPS)) * weights).sum() / total
-        return self.cls * classes + self.box * regression
+        return self.cls * classes + self.box * mean_giou_loss(own_boxes, boxes, weights, total)

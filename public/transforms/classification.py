@@ -31,7 +31,7 @@ from public.transforms.fitting import REDUCTIONS
 from public.transforms.rules import check, named
 
 
-class Unread(NamedTuple):
+class UnreadPicture(NamedTuple):
     """A picture that has not been read.
 
     `sides()` are its (height, width); `read(by)` its pixels, of a JPEG at 1 / by of the sides (1, 2, 4 or 8), rounded up.
@@ -41,7 +41,9 @@ class Unread(NamedTuple):
     read: Callable[[int], np.ndarray]
 
 
-def apply_transforms(image: np.ndarray | Unread, transforms: tuple, seed: int, epoch: int, sample: int) -> np.ndarray:
+def apply_transforms(
+    image: np.ndarray | UnreadPicture, transforms: tuple, seed: int, epoch: int, sample: int
+) -> np.ndarray:
     """`image` after all of `transforms`; each has numbers of its own, by (seed, epoch, name, sample).
 
     Args:
@@ -50,11 +52,11 @@ def apply_transforms(image: np.ndarray | Unread, transforms: tuple, seed: int, e
     """
     for name, transform in named(transforms, epoch):
         draws = uniforms(stream_key(seed, epoch, name), np.array([sample]), transform.num_draws)[0]
-        if isinstance(image, Unread) and getattr(transform, "use_reduced", False):
+        if isinstance(image, UnreadPicture) and getattr(transform, "use_reduced", False):
             image = transform.of_unread(image, draws)
         else:
-            image = transform(image.read(1) if isinstance(image, Unread) else image, draws)
-    return image.read(1) if isinstance(image, Unread) else image
+            image = transform(image.read(1) if isinstance(image, UnreadPicture) else image, draws)
+    return image.read(1) if isinstance(image, UnreadPicture) else image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +226,7 @@ class RandomResizedCrop:
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         return self._resized(image, self.part(draws, *image.shape[:2]))
 
-    def of_unread(self, picture: Unread, draws: np.ndarray) -> np.ndarray:
+    def of_unread(self, picture: UnreadPicture, draws: np.ndarray) -> np.ndarray:
         """As of its pixels, of which no more is decoded than is needed."""
         height, width = picture.sides()
         by = self.reduction(draws, height, width)

@@ -35,7 +35,7 @@ from public.settings import check as check_settings
 from public.transforms.colors import change_brightness, change_contrast, change_hue, change_saturation, shift_hsv
 from public.transforms.objects import with_objects
 from public.transforms.rules import check, named
-from public.transforms.windows import WindowedPicture, cut, surround, windowed
+from public.transforms.windows import cut, pixels_of, surround, windowed
 
 
 def apply_transforms(
@@ -79,7 +79,8 @@ def apply_transforms(
 
 
 def with_pixels(sample: Sample) -> Sample:
-    return replace(sample, image=sample.image.pixels()) if isinstance(sample.image, WindowedPicture) else sample
+    image = pixels_of(sample.image)
+    return sample if image is sample.image else replace(sample, image=image)
 
 
 def apply_batch_transforms(sample: Sample, batch_transforms: tuple, seed: int, key: SampleKey) -> Sample:

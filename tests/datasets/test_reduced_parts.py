@@ -12,7 +12,7 @@ from public.datasets.classification_set import ClassificationSet
 from public.datasets.sample import SampleKey
 from public.input import read_image
 from public.loading.classification import TrainingPictures
-from public.transforms.classification import RandomErasing, RandomResizedCrop, Unread
+from public.transforms.classification import RandomErasing, RandomResizedCrop, UnreadPicture
 from public.transforms.flip import RandomFlip
 from public.transforms.rules import Until
 
@@ -123,7 +123,7 @@ def test_photographs_differ_by_two_and_a_half_levels_on_average(shared):
     crop, differences = replace(CROP, size=(40, 50)), []
     for path in sorted((shared / "data/coco_val100").rglob("*.jpg"))[:40]:
         whole = read_image(path)
-        picture = Unread(sides=partial(np.shape, whole[..., 0]), read=partial(reduced, path))
+        picture = UnreadPicture(sides=partial(np.shape, whole[..., 0]), read=partial(reduced, path))
         for number in range(4):
             draws = np.random.default_rng(number).random(crop.num_draws)
             by = crop.reduction(draws, *whole.shape[:2])
