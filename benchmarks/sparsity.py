@@ -24,7 +24,7 @@ from benchmarks.figures import figure
 from public import random_streams
 from public.datasets.shapes import draw_picture
 from public.export.formats import FORMATS, open_network
-from public.export.packages import need
+from public.export.packages import openvino_core
 from public.export.writing import Request, fixed, write
 from public.inference.subject import Subject, open_subject
 from public.input import inputs_of, normalise, prepare
@@ -92,9 +92,8 @@ def of_file(path: Path, spec: Any, batch: torch.Tensor, *, is_packed: bool = Fal
     """A call of the file; `is_packed`: by OpenVINO, with packed weights where its plugin has kernels for them."""
     network = open_network(path)
     if is_packed:
-        runtime = need("openvino", "openvino")
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, PACKING: RATE}
-        compiled = runtime.Core().compile_model(str(path), "CPU", options)
+        compiled = openvino_core().compile_model(str(path), "CPU", options)
         network.session = lambda inputs: list(compiled(inputs).values())
     return functools.partial(network, inputs_of(network, batch, spec))
 

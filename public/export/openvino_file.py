@@ -6,7 +6,7 @@ from typing import Any
 
 from public.export.graph import ExportGraph
 from public.export.onnx_file import CARD, write_onnx
-from public.export.packages import need
+from public.export.packages import need, openvino_core
 from public.models.deformable import DeformableConv2d
 
 
@@ -31,7 +31,7 @@ def convert(file: Path, path: Path, *, card: str, precision: str) -> None:
     """The ONNX file `file` as `path` and the .bin beside it."""
     runtime = need("openvino", "openvino")
     try:
-        model = runtime.Core().read_model(str(file))  # not convert_model, which may send telemetry
+        model = openvino_core().read_model(str(file))  # not convert_model, which may send telemetry
     except Exception as error:  # of many kinds
         reason = " ".join(str(error).split())[:400]
         raise ValueError(f"OpenVINO cannot read the network: {reason}") from error

@@ -1,6 +1,9 @@
 """Files: opened by their runtime they give what the weights give, say what they are, and are used as a checkpoint is."""
 
+import gc
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -16,6 +19,7 @@ from public.export.writing import reject
 from public.inference.detector import Detector
 from tests.export.conftest import NAMES, SPEC
 from tests.helpers.lively import pictures
+from tests.helpers.processes import start_process
 
 FILES = [("onnx", "detections"), ("openvino", "detections"), ("ncnn", "boxes"), ("torch", "raw")]
 
@@ -145,6 +149,25 @@ def test_a_changed_file_is_found(write_tiny, tiny, tmp_path, change):
         network, make_decoder(network.card), model=model, decoder=decoder, spec=SPEC, pictures=pictures(4)
     )
     assert found.failures
+
+
+def hear_a_signal_behind_two_files(path) -> None:
+    """Two networks are closed in the order in which they were opened; then a signal comes."""
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    networks = [open_network(path) for _ in range(2)]
+    while networks:
+        del networks[0]
+        gc.collect()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0 if heard == [signal.SIGTERM] else 1)
+
+
+def test_a_signal_is_heard_when_files_have_been_closed(written):
+    """A runtime may leave a stack for signals that is there no more; the next signal ends such a process at once."""
+    process = start_process(hear_a_signal_behind_two_files, written.path)
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_a_file_of_others_has_no_card(write_tiny, tmp_path):

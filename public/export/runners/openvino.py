@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from public.export.onnx_file import CARD
-from public.export.packages import need
+from public.export.packages import openvino_core
 from public.export.runners.network import Session
 
 
@@ -16,9 +16,8 @@ def open_openvino(path: Path) -> tuple[Session, str | None]:
     Raises:
         ValueError: the package is missing, or the file is damaged.
     """
-    runtime = need("openvino", "openvino")
+    core = openvino_core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
-    core = runtime.Core()
     try:
         model = core.read_model(str(path))
         text = model.get_rt_info([CARD]).astype(str) if model.has_rt_info([CARD]) else None
