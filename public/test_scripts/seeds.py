@@ -136,12 +136,17 @@ def _train(experiment: Experiment, seed: int, flags: Sequence[str], processes: i
         [] if processes is None else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     )
     command = [sys.executable, *launcher, str(experiment.folder / "train.py"), *flags, "--seed", str(seed)]
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: training.send_signal(number))
-    training = subprocess.Popen(command)
+    early: list[int] = []  # what comes before there is a process to hand it to
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: early.append(number))
     try:
-        status = training.wait()
-    except KeyboardInterrupt:  # the training has heard it too
-        status = training.wait()
+        training = subprocess.Popen(command)
+        signal.signal(signal.SIGTERM, lambda number, _frame: training.send_signal(number))
+        for number in early:
+            training.send_signal(number)
+        try:
+            status = training.wait()
+        except KeyboardInterrupt:  # the training has heard it too
+            status = training.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
     if status:

@@ -1,7 +1,10 @@
 """Several seeds of one page: trained once each, counted again, resumed as a whole; and the statistics."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +178,18 @@ time.sleep(20)
     assert end.value.code == status
     assert heard.exists() == (script is None)
     assert f"seed 0 ended with status {status}; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_while_the_training_is_started_ends_it_too(tmp_path, monkeypatch):
+    experiment = TinyClassification.create(tmp_path)
+    (experiment.folder / "train.py").write_text("import time; time.sleep(20)")
+    start = subprocess.Popen
+
+    def signalled_start(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(*arguments)
+
+    monkeypatch.setattr(seeds.subprocess, "Popen", signalled_start)
+    with pytest.raises(SystemExit) as end:
+        call(experiment)
+    assert end.value.code == 128 + signal.SIGTERM
