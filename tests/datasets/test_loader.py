@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import gc
 import multiprocessing
+import multiprocessing.queues
 import os
 import pickle
 import random
@@ -492,18 +494,37 @@ def test_what_was_skipped_before_a_kill_stays_listed(tmp_path):
 
 
 class _Ends:
-    """Ten numbers; the worker that is asked for number 5 ends as `end` says."""
+    """Ten numbers; the worker that is asked for number 5 ends as `end` says.
 
-    def __init__(self, end):
-        self.end = end
+    It ends while it holds the lock under which all workers write their batches, or while it does not: Python lets go of
+    the lock a moment after the batch can be read, and a worker that dies in that moment keeps it.
+    """
+
+    def __init__(self, end, holds_the_lock=False):
+        self.end, self.is_held = end, multiprocessing.Event() if holds_the_lock else None
 
     def __len__(self):
         return 10
 
     def __getitem__(self, key):
+        if key.index == 4 and self.is_held:
+            self.is_held.wait(20)  # number 4, of the other worker, is in nobody's hands before
         if key.index == 5:
+            lock = _lock_of_batches()
+            with lock:  # its own batches before are handed over
+                pass
+            if self.is_held:
+                lock.acquire()
+                self.is_held.set()
             self.end()
         return key.index
+
+
+def _lock_of_batches():
+    """The lock of the one queue that this worker writes to."""
+    queues = [thing for thing in gc.get_objects() if type(thing) is multiprocessing.queues.Queue]
+    (queue,) = [queue for queue in queues if queue._thread is not None]
+    return queue._wlock
 
 
 def _kill_self():
@@ -512,6 +533,12 @@ def _kill_self():
 
 def _raise_image_error():
     raise ImageError("a.jpg: missing")
+
+
+def _numbers(*args):
+    batches = EvalBatches(num_images=10, batch_size=1, rank=0, world_size=1)
+    settings = {"num_workers": 2, "prefetch_factor": 1, "pin_memory": False, "collate_fn": lambda samples: samples[0]}
+    return make_loader(_Ends(*args), batches, **settings)
 
 
 @pytest.mark.parametrize(
@@ -524,13 +551,19 @@ def _raise_image_error():
 )
 def test_a_dead_worker_is_told_of_where_its_batch_is_missed(end, error, text):
     before = signal.getsignal(signal.SIGCHLD)
-    batches = EvalBatches(num_images=10, batch_size=1, rank=0, world_size=1)
-    loader = make_loader(
-        _Ends(end), batches, num_workers=2, prefetch_factor=1, pin_memory=False, collate_fn=lambda samples: samples[0]
-    )
+    loader = _numbers(end)
     seen = []
     with pytest.raises(error, match=text):
         seen.extend(loader)
     assert seen == [0, 1, 2, 3, 4]
     assert next(iter(loader)) == 0  # by new workers
     assert signal.getsignal(signal.SIGCHLD) == before  # else a death would raise in any line of the program
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_of_too():
+    """The other worker, which lives, cannot hand over its batches any more: one of them is the first that is missed."""
+    loader = _numbers(_kill_self, True)
+    seen = []
+    with pytest.raises(DeadWorkerError, match=r"process \d+ was killed by SIGKILL"):
+        seen.extend(loader)
+    assert seen == [0, 1, 2, 3]
