@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coco_halves, sparsity
+from benchmarks import coco_halves, nncf_int8, sparsity
 from public import commands
 from public.config import freeze
 from public.export.calibration import Calibrated, draw_pictures, worst_first
@@ -406,6 +408,33 @@ def test_the_benchmark_of_zeros_tells_shares_and_ratios(experiment, tiny, write_
     ways = ["torch", "openvino", "openvino, sparse"]
     assert re.findall(r"^(.*): dense [\d.]+ ms, pruned [\d.]+ ms$", told, re.MULTILINE) == ways
     assert re.findall(r"^  a pruned network in (.*): [\d.e-]+ of the time of the dense one$", told, re.M) == ways
+
+
+def test_nncf_is_given_the_pictures_that_ours_is_calibrated_on(experiment, write_tiny, tmp_path, capsys, monkeypatch):
+    """Its place is taken by a stand-in that changes nothing, so that its files find what the float one does."""
+    given = []
+
+    def left_as_it_is(model, images, *, subset_size, preset):
+        assert subset_size == len(images)
+        given.append(images)
+        return model
+
+    stand_in = types.SimpleNamespace(quantize=left_as_it_is, Dataset=list, QuantizationPreset=str)
+    monkeypatch.setitem(sys.modules, "nncf", stand_in)
+    for suffix in (".xml", ".bin"):
+        shutil.copyfile(write_tiny("openvino", "boxes").path.with_suffix(suffix), tmp_path / f"net{suffix}")
+    words = [str(experiment.folder), str(tmp_path / "net.xml"), "--calibration", "6"]
+    monkeypatch.setattr("sys.argv", ["nncf_int8", *words, "--data_root", str(experiment.data_root)])
+    nncf_int8.main()
+    told = re.findall(r"^(.*): AP ([\d.]+), AP50 ([\d.]+), ", capsys.readouterr().out, re.M)
+    assert [name for name, *_ in told] == ["float", "NNCF, performance", "NNCF, mixed"]
+    assert told[0][1:] == told[1][1:] == told[2][1:]
+    data = load_experiment(experiment.folder).config.train_data.read(experiment.data_root, None)
+    ours = draw_pictures(data, 6, 0, SPEC)
+    region = (0, 0, SPEC.size[1], SPEC.size[0])
+    for images in given:
+        assert len(images) == 6
+        assert all(torch.equal(normalise(torch.from_numpy(a), SPEC, [region]), b) for a, b in zip(images, ours.images))
 
 
 def test_too_many_pictures_are_asked_for(experiment):

@@ -148,6 +148,9 @@ RUN_BY = {  # command, as a page writes it: the test that runs it, or one that d
     "python -m public.test_scripts.prune RUN --macs 0.6 -o PAGE": (
         "tests/scripts/test_prune.py::test_the_macs_are_what_was_asked_for_and_all_is_listed"
     ),
+    "python -m benchmarks.nncf_int8 EXPERIMENT D/NAME.xml --calibration 50 --data_root halves/a": (
+        "tests/export/test_quantise.py::test_nncf_is_given_the_pictures_that_ours_is_calibrated_on"
+    ),
     "python -m benchmarks.sparsity DENSE PRUNED": (
         "tests/export/test_quantise.py::test_the_benchmark_of_zeros_tells_shares_and_ratios"
     ),
