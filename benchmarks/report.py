@@ -29,7 +29,7 @@ PROGRAMS: dict[str, list[str]] = {  # name: what makes it short
     "evaluation": ["--short"],
     "read_image": ["--most", "20", "--rounds", "3"],
     "data_pipeline": ["--pictures", "32", "--samples", "20"],
-    "pipelines": ["--pictures", "16", "--samples", "60"],
+    "pipelines": ["--pictures", "16", "--samples", "400"],
     "train_step": ["--rounds", "3", "--warmup", "1"],
     "reduction": ["--rounds", "5"],
     "peers": ["--short"],
