@@ -60,10 +60,29 @@ def load_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Puts a state of `state_of` back; what is lent stays as it is.
 
     Raises:
-        RuntimeError: torch's, naming what is missing, unknown or of another shape.
+        RuntimeError: naming what is of another kind of number; torch's, naming what is missing, unknown or of another shape.
     """
+    if wrong := other_numbers(state_of(model), state):
+        raise RuntimeError(wrong)
     lent = {name: value for name, value in model.state_dict().items() if _is_lent(name, lent_parts(model))}
     model.load_state_dict(state | lent)
+
+
+def other_numbers(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], *, exact: bool = False) -> str:
+    """The first of `state` whose numbers are of another kind than those of `own`, in words; empty: there is none.
+
+    torch would cast them without a word, complex numbers to their real part.  Floating-point numbers may be wider or
+    narrower, as of a file in half precision, unless `exact`; whole numbers too.
+    """
+    for name in (name for name in state if name in own):
+        here, there = own[name].dtype, state[name].dtype
+        if here != there if exact else _kind_of_number(here) != _kind_of_number(there):
+            return f"{name} has numbers of {there}, the model's are of {here}"
+    return ""
+
+
+def _kind_of_number(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "floating point" if dtype.is_floating_point else "whole"
 
 
 def used_part(model: nn.Module) -> nn.Module:

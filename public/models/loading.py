@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from public.parts import own_parameters, state_of
+from public.parts import other_numbers, own_parameters, state_of
 
 BACKBONE = "backbone."  # how the names of a detector's backbone begin
 ALPHA = ".alpha"  # how the names of RepVGG's learnt factors end; 1 is the same as none
@@ -30,8 +30,8 @@ def load_weights(
         now those of the file.
 
     Raises:
-        ValueError: naming a parameter and the two shapes that disagree, or the names that one side lacks; the model is
-            as it was.
+        ValueError: naming a parameter and the two shapes or kinds of numbers that disagree, or the names that one side
+            lacks; the model is as it was.
     """
     state, own = checkpoint["model"], state_of(model)
     if backbone_only:
@@ -47,6 +47,8 @@ def load_weights(
         )
     factors = [name for name in own if name not in state and name.endswith(ALPHA)]
     _check_names(path, own.keys() - state.keys() - set(factors), state.keys() - own.keys())
+    if wrong := other_numbers(own, state):
+        raise ValueError(f"{path}: {wrong}")
     left_out = _left_out(path, checkpoint, own, state, model)
     taken = {name: value for name, value in state.items() if name not in left_out}
     model.load_state_dict(taken | {name: torch.ones_like(own[name]) for name in factors}, strict=False)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from public.parts import joined_state, load_state, state_beside, state_of, used_part
+from public.parts import joined_state, load_state, other_numbers, state_beside, state_of, used_part
 from public.runs.checkpoint import check_parts, lacking
 from public.text import brief, shorten
 from public.training.ema import ModelEMA
@@ -71,7 +71,11 @@ class TrainingState:
         try:
             training = checkpoint["training"]
             weights = joined_state(self.weights, checkpoint["model"], training.get("beside", {}))
-            load_state(self.model, training["raw_model"] if self.ema else weights)
+            raw = training["raw_model"] if self.ema else weights
+            for model, state in ((self.model, raw), (self.weights, weights)):
+                if wrong := other_numbers(state_of(model), state, exact=True):
+                    raise ValueError(f"the checkpoint does not fit the model and the settings: {wrong}")
+            load_state(self.model, raw)
             if self.ema:
                 self.ema.load_state_dict({"model": weights} | training["ema"])
             _check_optimizer(
@@ -112,8 +116,8 @@ def _check_optimizer(own: dict, saved: dict, groups: list[dict], num_states: int
     else:
         for number, (group, theirs) in enumerate(zip(own["param_groups"], saved["param_groups"])):
             wrong = wrong or _group_problem(group, theirs, f"its group {number}")
-        shapes = [parameter.shape for group in groups for parameter in group["params"]]
-        wrong = wrong or _state_problem(saved["state"], shapes)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        wrong = wrong or _state_problem(saved["state"], parameters)
         if not wrong and num_states not in (None, len(saved["state"])):
             found = len(saved["state"])
             wrong = f"it has the state of {found} parameters, the checkpoint was written with {num_states}"
@@ -139,16 +143,15 @@ def _kind(value: Any) -> object:
     return type(value)
 
 
-def _state_problem(state: dict, shapes: list[torch.Size]) -> str | None:
+def _state_problem(state: dict, parameters: list[torch.Tensor]) -> str | None:
     first: tuple[int, dict] | None = None  # of the parameters, whose state all others have to be like
     for number, entries in state.items():
-        if type(number) is not int or not 0 <= number < len(shapes) or not isinstance(entries, dict):
+        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(entries, dict):
             return f"its state of parameter {brief(number)} is none"
         for name, value in entries.items():
             is_known = value is None or type(value) in (int, float) or torch.is_tensor(value)
-            if not is_known or (torch.is_tensor(value) and value.ndim and value.shape != shapes[number]):
-                found = tuple(value.shape) if torch.is_tensor(value) else brief(value)
-                return f"{name} of parameter {number}, of shape {tuple(shapes[number])}, is {found}"
+            if not is_known or (torch.is_tensor(value) and not _belongs_to(parameters[number], value)):
+                return f"{name} of parameter {number}, {_named(parameters[number])}, is {_named(value)}"
         kinds = {str(name): _kind_of_state(value) for name, value in entries.items()}
         first = first or (number, kinds)
         if kinds != first[1]:
@@ -157,8 +160,21 @@ def _state_problem(state: dict, shapes: list[torch.Size]) -> str | None:
     return None
 
 
+def _belongs_to(parameter: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether it may be of the optimizer's state of `parameter`: one real number, or as many as it has, of its kind."""
+    if not value.ndim:
+        return not value.is_complex() and value.dtype != torch.bool
+    return value.shape == parameter.shape and value.dtype == parameter.dtype
+
+
+def _named(value: Any) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if torch.is_tensor(value) else brief(value)
+
+
 def _kind_of_state(value: Any) -> str:
-    return "a tensor" if torch.is_tensor(value) else "nothing" if value is None else "a number"
+    if torch.is_tensor(value):
+        return "a tensor" if value.ndim else f"one number of {value.dtype}"
+    return "nothing" if value is None else "a number"
 
 
 def _named_kinds(kinds: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from public.datasets.imagenet_names import imagenet_words
 from public.models.backbones import IMAGENET_CLASSES, NETWORKS, family_of, image_size
 from public.models.image_classifier import Classifier
 from public.models.loading import BACKBONE
+from public.parts import other_numbers
 from public.random_streams import seed_torch
 from public.weights.backbones import State, released
 from public.weights.cards import write_card
@@ -127,8 +128,7 @@ def _complete(result: Conversion, backbone_only: bool) -> None:
     Raises:
         ValueError: naming what the file lacks, has too many, or has in another shape.
     """
-    has_classes = "fc.weight" in result.state and result.state["fc.weight"].ndim == 2
-    result.num_classes = len(result.state["fc.weight"]) if has_classes else None
+    result.num_classes = _num_classes(result.state)
     is_backbone = backbone_only or all(name.startswith(BACKBONE) for name in result.state)
     reference = _reference(result, is_backbone)
     problems = _problems(reference, result.state)
@@ -140,11 +140,19 @@ def _complete(result: Conversion, backbone_only: bool) -> None:
         result.notes.append(f"added: {len(added)} counters of BatchNorm ({COUNTER}), as 0")
 
 
+def _num_classes(state: State) -> int | None:
+    """The rows of the class layer; None where there is none, or what stands there is no matrix with rows."""
+    weight = state.get("fc.weight")
+    return len(weight) if weight is not None and weight.ndim == 2 and len(weight) else None
+
+
 def _problems(reference: State, state: State) -> list[str]:
     missing = [name for name in reference if name not in state and not name.endswith(COUNTER)]
     unknown = [name for name in state if name not in reference]
     other = [name for name, value in state.items() if name in reference and value.shape != reference[name].shape]
     problems = []
+    if numbers := other_numbers(reference, state):
+        problems.append(f"what becomes {numbers}")
     if other:
         name = other[0]
         problems.append(
@@ -168,7 +176,7 @@ def _hint(result: Conversion) -> str:
         except ValueError:
             continue
         other.keywords = known.keywords(result.theirs, other.state, name)
-        other.num_classes = len(other.state["fc.weight"]) if "fc.weight" in other.state else None
+        other.num_classes = _num_classes(other.state)
         if not _problems(_reference(other, other.num_classes is None), other.state):
             fitting.append(name)
     return f"These arrays fit {' and '.join(fitting)}" if fitting else "These arrays fit no network here"

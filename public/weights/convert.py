@@ -26,6 +26,7 @@ from public.families import PUBLISHED, published
 from public.models import list_models
 from public.models.backbones import NETWORKS
 from public.models.loading import ALPHA, BACKBONE
+from public.parts import other_numbers
 from public.random_streams import seed_torch
 from public.weights.cards import refuse_other, write_card
 from public.weights.class_names import class_names
@@ -242,7 +243,7 @@ def _with_classes_of(settings, state: dict[str, torch.Tensor]):
     model = _on_meta(settings)
     found = (len(value) for name, value in state.items() if name.startswith(model.class_layers) and value.ndim)
     rows, rows_per_class = next(found, None), getattr(model, "rows_per_class", 1)
-    if rows is None or rows % rows_per_class:
+    if not rows or rows % rows_per_class:
         return settings
     return replace(settings, num_classes=rows // rows_per_class)
 
@@ -271,6 +272,8 @@ def _complete(result: Conversion) -> None:
     reference = _reference(result.settings, result.backbone_only)
     missing, unknown, other = _differences(reference, result.state)
     problems = []
+    if numbers := other_numbers(reference, result.state):
+        problems.append(f"what becomes {numbers}")
     if other:
         name = other[0]
         problems.append(

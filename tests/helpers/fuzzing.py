@@ -10,6 +10,7 @@ import json
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,7 +196,8 @@ def judge(read: Callable[[], object], *names: str | Path) -> bool:
     Raises:
         AssertionError: it ended otherwise.
     """
-    with watched():
+    with watched(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Casting complex values")
         try:
             read()
         except (OSError, ValueError) as error:

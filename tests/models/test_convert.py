@@ -181,6 +181,14 @@ def test_one_array_less_or_more_or_other_is_an_error(tmp_path, arrays):
     refused(tmp_path, twice, match=f"both become '{ours}'")
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (0, 48, 3, 3)], ids=str)
+def test_class_layers_may_have_any_shape(tmp_path, arrays, shape):
+    """The number of classes is read from the first of them."""
+    name = "yolo_head.pred_cls.0.weight"
+    match = rf"x\.pdparams does not fit ppyoloe_xs: '{name}' has shape \(" + ("" if shape == () else "0,")
+    refused(tmp_path, {**arrays, name: np.zeros(shape, np.float32)}, match=match)
+
+
 def test_the_network_that_would_fit_is_named(tmp_path, arrays):
     message = refused(tmp_path, arrays, model="ppyoloe_s", match="does not fit ppyoloe_s")
     assert message.endswith("These shapes fit ppyoloe_plus_xs and ppyoloe_xs")

@@ -221,6 +221,36 @@ def test_files_that_do_not_fit(tmp_path, theirs):
     refused(tmp_path, state | {"fc.bias": state["fc.bias"].double()}, match="fc.bias holds float64 numbers")
 
 
+NO_MATRIX = [torch.tensor(1.0), torch.zeros(0), torch.zeros(0, 8), torch.zeros(3)]
+
+
+@pytest.mark.parametrize("value", NO_MATRIX, ids=lambda value: str(tuple(value.shape)))
+@pytest.mark.parametrize(
+    ("source", "model", "theirs", "ours"),
+    [
+        ("torchvision", "resnet18", "fc.weight", "fc.weight"),
+        ("timm", "regnety_400mf", "s4.b1.conv1.conv.weight", "backbone.stages.3.0.conv1.conv.weight"),
+        ("timm", "mobilenetv3_small", "conv_head.weight", "final.hidden.weight"),
+    ],
+)
+def test_arrays_that_say_something_of_the_network_may_have_any_shape(tmp_path, source, model, theirs, ours, value):
+    """Numbers of classes and channels are read from them: what has no such number is told of as what it is."""
+    state = {theirs: value} | ({"conv_stem.weight": torch.zeros(16, 3, 3, 3)} if theirs == "conv_head.weight" else {})
+    refused(
+        tmp_path, state, source=source, model=model, match=rf"theirs\.pth does not fit {model}: .*'{ours}' has shape"
+    )
+
+
+def test_whole_numbers_are_no_weights(tmp_path, theirs):
+    state = dict(theirs.state_dict())
+    whole = state | {"layer1.0.conv1.weight": state["layer1.0.conv1.weight"].long()}
+    refused(
+        tmp_path,
+        whole,
+        match=r"what becomes backbone\S* has numbers of torch\.int64, the model's are of torch\.float32",
+    )
+
+
 def test_files_that_are_no_weights(tmp_path, theirs):
     refused(tmp_path, {"epoch": 1}, match="holds no state dict")
     refused(tmp_path, theirs, match=r"holds code, torchvision.models.resnet.ResNet; .*torch.save\(model.state_dict")

@@ -409,6 +409,26 @@ def test_weights_that_do_not_fit_are_named():
         state.load_state_dict(saved)
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float64, torch.float16, torch.int64], ids=str)
+@pytest.mark.parametrize("part", ["model", "raw_model", "momentum_buffer"])
+def test_numbers_of_another_kind_do_not_go_on(part, kind):
+    """torch casts them without a word, complex numbers to their real part; a run that goes on needs the very bits."""
+    trained = make_state(with_ema=True)
+    train(trained, 2)
+    saved = copy.deepcopy(trained.state_dict())
+    if part == "momentum_buffer":
+        entries, name = saved["training"]["optimizer"]["state"][1], part
+    else:
+        entries, name = saved["model"] if part == "model" else saved["training"][part], "0.weight"
+    entries[name] = entries[name].to(kind)
+    before = make_state(with_ema=True)
+    first = digests(before)
+    with pytest.raises(ValueError, match=rf"does not fit .*{name}.* {kind}"):
+        before.load_state_dict(saved)
+    if part != "momentum_buffer":
+        assert digests(before) == first, "nothing was taken over"
+
+
 # ---------------------------------------------------------------------------------------------- starting weights
 
 
@@ -461,6 +481,34 @@ def test_any_other_difference_is_an_error_that_names_it(starting_file):
     with pytest.raises(ValueError, match=r"lacks \['head\.reg.*does not know \['head\.box"):
         load_starting_weights(model, path)
     assert digest(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64, torch.bool], ids=str)
+def test_numbers_of_another_kind_are_no_weights(starting_file, kind):
+    path, state = starting_file
+    name = "backbone.0.weight"
+    save_atomic({"model": state | {name: state[name].to(kind)}, "num_classes": 3}, path)
+    model = Network(num_classes=3)
+    before = digest(model.state_dict())
+    match = rf"start\.pth: backbone\.0\.weight has numbers of {kind}, the model's are of torch\.float32"
+    with pytest.raises(ValueError, match=match):
+        load_starting_weights(model, path)
+    assert digest(model.state_dict()) == before
+    counter = "backbone.1.num_batches_tracked"
+    save_atomic({"model": state | {counter: torch.tensor(2.5)}, "num_classes": 3}, path)
+    with pytest.raises(ValueError, match=rf"{counter} has numbers of torch\.float32, the model's are of torch\.int64"):
+        load_starting_weights(model, path)
+
+
+def test_weights_in_half_precision_are_widened(starting_file):
+    path, state = starting_file
+    half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_atomic({"model": half, "num_classes": 3}, path)
+    model = Network(num_classes=3)
+    assert load_starting_weights(model, path) == []
+    for name, value in model.state_dict().items():
+        assert value.dtype == state[name].dtype
+        assert torch.equal(value, half[name].to(value.dtype))
 
 
 def test_class_layers_of_another_shape_need_another_number_of_classes(starting_file):

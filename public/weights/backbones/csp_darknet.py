@@ -18,7 +18,7 @@ def rename(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]
     The neck and the head, REST, are left out.  YOLOX has no class layer, so `fc` is not among what comes back.
 
     Raises:
-        ValueError: an array whose name is not one of that network.
+        ValueError: an array whose name is not one of that network, or a stem of another shape.
     """
     backbone = {array: value for array, value in state.items() if not array.startswith(REST)}
     renamed = rename_layers(backbone, layer_names(name), f"YOLOX network with the backbone {name}")
@@ -31,7 +31,15 @@ def one_convolution(weight: torch.Tensor) -> torch.Tensor:
     """The weight (O, 4 I, 3, 3) that follows YOLOX's Focus -> that of the 6x6 convolution of stride 2, (O, I, 6, 6).
 
     Focus gives the pixels of (row, column) 0 0, 1 0, 0 1, 1 1 of each 2x2 square, in this order, I channels each.
+
+    Raises:
+        ValueError: a weight of another shape.
     """
+    if weight.ndim != 4 or weight.shape[1] % 4 or weight.shape[2:] != (3, 3):
+        raise ValueError(
+            f"the array behind Focus, {STEM}.conv.weight, has shape {tuple(weight.shape)}, not (.., 4 x channels, 3, 3); the "
+            "file is not plainly YOLOX's"
+        )
     out_channels, in_channels = weight.shape[0], weight.shape[1] // 4
     parts = weight.reshape(out_channels, 2, 2, in_channels, 3, 3)  # O, column, row, I, 3 squares down, 3 across
     return parts.permute(0, 3, 4, 2, 5, 1).reshape(out_channels, in_channels, 6, 6)

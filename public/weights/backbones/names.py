@@ -44,4 +44,4 @@ def timm_squeeze(theirs: str, ours: str) -> dict[str, str]:
 
 def flat_linear(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
     """`state` with the array called `name`, where it is there, as a matrix: (F, C, 1, 1) -> (F, C)."""
-    return state | {name: state[name].flatten(1)} if name in state else state
+    return state | {name: state[name].flatten(1)} if name in state and state[name].ndim > 1 else state

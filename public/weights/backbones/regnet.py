@@ -49,7 +49,7 @@ def build_keywords(state: dict[str, torch.Tensor], name: str) -> dict[str, str]:
     Among the released networks that is torchvision's regnet_y_800mf.  Widths of neither rounding: {}, so that loading
     the weights reports them.
     """
-    channels = len(state[LAST_STAGE]) if LAST_STAGE in state else None
+    channels = next(iter(state[LAST_STAGE].shape), None) if LAST_STAGE in state else None
     fitting = [rounding for rounding in ("even", "up") if stage_shapes(name, rounding=rounding)[0][-1] == channels]
     return {"rounding": "up"} if fitting == ["up"] else {}
 

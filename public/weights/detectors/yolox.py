@@ -101,13 +101,7 @@ def _rename(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, torch.Tens
         """
         renamed = rename_layers({key: torch.tensor(array) for key, array in arrays.items()}, layers, f"YOLOX's {name}")
         if STEM in renamed and PUBLISHED[name].neck == "pafpn":
-            weight = renamed[STEM]
-            if weight.ndim != 4 or weight.shape[1] % 4 or weight.shape[2:] != (3, 3):
-                raise ValueError(
-                    f"the array behind Focus, {csp_darknet.STEM}.conv.weight, has shape {tuple(weight.shape)}, not (.., 4 x "
-                    f"channels, 3, 3); the file is not a plain {name}"
-                )
-            renamed[STEM] = csp_darknet.one_convolution(weight)
+            renamed[STEM] = csp_darknet.one_convolution(renamed[STEM])
         return renamed
 
     return rename
