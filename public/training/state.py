@@ -150,7 +150,7 @@ def _state_problem(state: dict, parameters: list[torch.Tensor]) -> str | None:
             return f"its state of parameter {brief(number)} is none"
         for name, value in entries.items():
             is_known = value is None or type(value) in (int, float) or torch.is_tensor(value)
-            if not is_known or (torch.is_tensor(value) and not _belongs_to(parameters[number], value)):
+            if not is_known or (torch.is_tensor(value) and not _belongs_to(parameters[number], name, value)):
                 return f"{name} of parameter {number}, {_named(parameters[number])}, is {_named(value)}"
         kinds = {str(name): _kind_of_state(value) for name, value in entries.items()}
         first = first or (number, kinds)
@@ -160,10 +160,10 @@ def _state_problem(state: dict, parameters: list[torch.Tensor]) -> str | None:
     return None
 
 
-def _belongs_to(parameter: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether it may be of the optimizer's state of `parameter`: one real number, or as many as it has, of its kind."""
-    if not value.ndim:
-        return not value.is_complex() and value.dtype != torch.bool
+def _belongs_to(parameter: torch.Tensor, name: str, value: torch.Tensor) -> bool:
+    """Whether it may be the optimizer's `name` of `parameter`: its count of steps, or as many numbers, of its kind."""
+    if name == "step":
+        return not value.ndim and value.is_floating_point()
     return value.shape == parameter.shape and value.dtype == parameter.dtype
 
 
@@ -172,9 +172,7 @@ def _named(value: Any) -> str:
 
 
 def _kind_of_state(value: Any) -> str:
-    if torch.is_tensor(value):
-        return "a tensor" if value.ndim else f"one number of {value.dtype}"
-    return "nothing" if value is None else "a number"
+    return "a tensor" if torch.is_tensor(value) else "nothing" if value is None else "a number"
 
 
 def _named_kinds(kinds: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from public.checkpoint_files import digest, load_checkpoint, save_atomic
 from public.runs.checkpoint import PARTS
 from public.training.ema import EMA
-from public.training.optimizers import SGD
+from public.training.optimizers import SGD, AdamW
 from public.training.state import TrainingState
 from public.weights.load import load_starting_weights
 from public.weights.torch_files import read_torch_file
@@ -294,14 +294,17 @@ def test_anything_else_has_another_digest():
 # ---------------------------------------------------------------------------------------------- the whole state
 
 
+SGD_OF_TEST = SGD(momentum=0.9, nesterov=False, weight_decay=0.1, decay_normalisation=False, decay_bias=False)
+ADAM_OF_TEST = AdamW(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, decay_normalisation=False, decay_bias=False)
+
+
 def make_state(*, with_ema: bool) -> TrainingState:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(1))
     model(torch.zeros(2, 3, 5, 5))
-    sgd = SGD(momentum=0.9, nesterov=False, weight_decay=0.1, decay_normalisation=False, decay_bias=False)
     return TrainingState(
         model=model,
-        optimizer=sgd.build(model, lr=0.1),
+        optimizer=SGD_OF_TEST.build(model, lr=0.1),
         ema=EMA(decay=0.5).build(model) if with_ema else None,
         scaler=torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0, growth_interval=2),
     )
@@ -407,6 +410,41 @@ def test_weights_that_do_not_fit_are_named():
     del saved["training"]["raw_model"]["0.bias"]
     with pytest.raises(ValueError, match=r"does not fit the model.*0\.bias"):
         state.load_state_dict(saved)
+
+
+class Scaled(nn.Linear):
+    """With a parameter that is one number, as FCOS's scales."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * super().forward(x)
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg"])
+@pytest.mark.parametrize("settings", [SGD_OF_TEST, ADAM_OF_TEST], ids=["SGD", "AdamW"])
+def test_parameters_that_are_one_number_go_on_and_are_checked(settings, name):
+    states = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = Scaled()
+        optimizer, scaler = settings.build(model, lr=0.1), torch.amp.GradScaler("cpu", enabled=False)
+        states.append(TrainingState(model=model, optimizer=optimizer, ema=None, scaler=scaler))
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+    first, second = states
+    saved = copy.deepcopy(first.state_dict())
+    second.load_state_dict(saved)
+    assert digests(second) == digests(first)
+    number = [parameter.ndim for group in first.optimizer.param_groups for parameter in group["params"]].index(0)
+    entries = saved["training"]["optimizer"]["state"][number]
+    if name in entries:
+        for damaged in (torch.ones(2), torch.tensor(1), torch.tensor(1j)):
+            entries[name] = damaged
+            with pytest.raises(ValueError, match=f"{name} of parameter {number}, torch.float32 of shape"):
+                second.load_state_dict(saved)
 
 
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float64, torch.float16, torch.int64], ids=str)
