@@ -145,26 +145,33 @@ def _kind(value: Any) -> object:
 
 def _state_problem(state: dict, parameters: list[torch.Tensor]) -> str | None:
     first: tuple[int, dict] | None = None  # of the parameters, whose state all others have to be like
+    counting: tuple[int, set] | None = None  # of those of several numbers, with what is one number, such as the steps
     for number, entries in state.items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(entries, dict):
             return f"its state of parameter {brief(number)} is none"
+        parameter = parameters[number]
         for name, value in entries.items():
             is_known = value is None or type(value) in (int, float) or torch.is_tensor(value)
-            if not is_known or (torch.is_tensor(value) and not _belongs_to(parameters[number], name, value)):
-                return f"{name} of parameter {number}, {_named(parameters[number])}, is {_named(value)}"
+            if not is_known or (torch.is_tensor(value) and not _belongs_to(parameter, value)):
+                return f"{name} of parameter {number}, {_named(parameter)}, is {_named(value)}"
         kinds = {str(name): _kind_of_state(value) for name, value in entries.items()}
         first = first or (number, kinds)
         if kinds != first[1]:
             here, there = _named_kinds(kinds), _named_kinds(first[1])
             return f"the state of parameter {number} is {here}, that of parameter {first[0]} {there}"
+        if parameter.ndim:
+            counts = {str(name) for name, value in entries.items() if torch.is_tensor(value) and not value.ndim}
+            counting = counting or (number, counts)
+            if other := sorted(counts ^ counting[1]):
+                return f"{other[0]} is one number of one of the parameters {counting[0]} and {number}, and not of the other"
     return None
 
 
-def _belongs_to(parameter: torch.Tensor, name: str, value: torch.Tensor) -> bool:
-    """Whether it may be the optimizer's `name` of `parameter`: its count of steps, or as many numbers, of its kind."""
-    if name == "step":
-        return not value.ndim and value.is_floating_point()
-    return value.shape == parameter.shape and value.dtype == parameter.dtype
+def _belongs_to(parameter: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether it may be of the optimizer's state of `parameter`: as many numbers, of its kind, or one, such as the steps."""
+    if value.shape == parameter.shape:
+        return value.dtype == parameter.dtype
+    return not value.ndim and value.is_floating_point()
 
 
 def _named(value: Any) -> str:

@@ -447,6 +447,29 @@ def test_parameters_that_are_one_number_go_on_and_are_checked(settings, name):
                 second.load_state_dict(saved)
 
 
+def test_one_number_in_place_of_many_is_told():
+    """torch's fused step would read beyond it."""
+    trained = make_state(with_ema=False)
+    train(trained, 2)
+    saved = copy.deepcopy(trained.state_dict())
+    saved["training"]["optimizer"]["state"][2]["momentum_buffer"] = torch.tensor(1.0)
+    text = "momentum_buffer is one number of one of the parameters 0 and 2, and not of the other"
+    with pytest.raises(ValueError, match=text):
+        make_state(with_ema=False).load_state_dict(saved)
+
+
+def test_an_optimizer_may_keep_single_numbers():
+    """NAdam's mu_product, for one."""
+    states = [make_state(with_ema=False) for _ in range(2)]
+    for state in states:
+        state.optimizer = torch.optim.NAdam(state.model.parameters(), lr=0.1)
+    train(states[0], 2)
+    saved = copy.deepcopy(states[0].state_dict())
+    assert not saved["training"]["optimizer"]["state"][0]["mu_product"].ndim
+    states[1].load_state_dict(saved)
+    assert digests(states[1]) == digests(states[0])
+
+
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float64, torch.float16, torch.int64], ids=str)
 @pytest.mark.parametrize("part", ["model", "raw_model", "momentum_buffer"])
 def test_numbers_of_another_kind_do_not_go_on(part, kind):
