@@ -13,13 +13,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from public.export.calibration import draw_pixels
 from public.export.formats import make_decoder, open_network
 from public.export.packages import need, openvino_core
-from public.input import prepare, read_image, stack
-from public.random_streams import stream
 from public.runs.experiment import find_data_root, load_experiment
 from public.tasks import make_task
 
@@ -45,7 +43,8 @@ def main() -> None:
         limit_images=None,
     )
     task.decoder = make_decoder(card)
-    pictures = calibration_pictures(task.data("train"), arguments.calibration, arguments.seed, card.input)
+    drawn = draw_pixels(task.data("train"), arguments.calibration, arguments.seed, card.input)
+    pictures = [pixels for _, pixels, _ in drawn]  # as the file takes them
     tell("float", task.evaluate(float_network, "val"), arguments.file)
     for preset in PRESETS:
         model = nncf.quantize(
@@ -57,12 +56,6 @@ def main() -> None:
         path = arguments.file.with_name(f"{arguments.file.stem}_nncf_{preset}.xml")
         need("openvino", "openvino").save_model(model, str(path), compress_to_fp16=False)
         tell(f"NNCF, {preset}", task.evaluate(open_network(path), "val"), path)
-
-
-def calibration_pictures(data: Any, count: int, seed: int, spec: Any) -> list[np.ndarray]:
-    """The pictures that `quantise` calibrates on, in their order, each (1, H, W, 3) uint8, as the file takes them."""
-    places = stream(seed, "calibration").permutation(len(data))[:count].tolist()
-    return [stack([prepare(read_image(data.image_path(place)), spec)[0]], spec) for place in places]
 
 
 def tell(name: str, metrics: dict[str, Any], path: Path) -> None:

@@ -191,7 +191,6 @@ def own_pictures(config: DetectionConfig | ClassificationConfig, arguments: argp
         data_root=arguments.data_root,
         device=torch.device("cpu"),
         limit_images=arguments.pictures,
-        class_names=None,
     )
     pictures = task.data("train")
     sizes = [Path(path).stat().st_size for path in pictures.picture_files()]

@@ -7,7 +7,7 @@ Legend: B batch, O output channels, H W height and width.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -36,17 +36,28 @@ def draw_pictures(data: Any, count: int, seed: int, spec: InputSpec | Classifica
     Raises:
         ValueError: the set has fewer.
     """
-    if not 1 <= count <= len(data):
-        raise ValueError(f"--calibration is {count}; {data.description} has {len(data)} pictures")
-    places = random_streams.stream(seed, "calibration").permutation(len(data))[:count].tolist()
-    read = getattr(data, "load_picture", lambda i: read_image(data.image_path(i)))
     name = getattr(data, "image_id", lambda i: i)
-    sha, images = hashlib.sha256(), []
-    for place in places:
-        pixels, regions = _prepared(read(place), spec)
+    sha, images, ids = hashlib.sha256(), [], []
+    for place, pixels, regions in draw_pixels(data, count, seed, spec):
         sha.update(np.ascontiguousarray(pixels).tobytes())
         images.append(normalise(torch.from_numpy(pixels), spec, regions))
-    return Pictures(images, tuple(name(place) for place in places), sha.hexdigest())
+        ids.append(name(place))
+    return Pictures(images, tuple(ids), sha.hexdigest())
+
+
+def draw_pixels(
+    data: Any, count: int, seed: int, spec: InputSpec | ClassificationInput
+) -> Iterator[tuple[int, np.ndarray, Any]]:
+    """The places in `data` of what `draw_pictures` draws, the pixels uint8 (1, h, w, 3), and their regions.
+
+    Raises:
+        ValueError: as `draw_pictures`.
+    """
+    if not 1 <= count <= len(data):
+        raise ValueError(f"--calibration is {count}; {data.description} has {len(data)} pictures")
+    read = getattr(data, "load_picture", lambda i: read_image(data.image_path(i)))
+    for place in random_streams.stream(seed, "calibration").permutation(len(data))[:count].tolist():
+        yield place, *_prepared(read(place), spec)
 
 
 def _prepared(picture: np.ndarray, spec: InputSpec | ClassificationInput) -> tuple[np.ndarray, Any]:

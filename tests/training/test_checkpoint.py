@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from public.checkpoint_files import digest, load_checkpoint, save_atomic
+from public.parts import load_state
 from public.runs.checkpoint import PARTS
 from public.training.ema import EMA
 from public.training.optimizers import SGD, AdamW
@@ -559,6 +560,18 @@ def test_numbers_of_another_kind_are_no_weights(starting_file, kind):
     save_atomic({"model": state | {counter: torch.tensor(2.5)}, "num_classes": 3}, path)
     with pytest.raises(ValueError, match=rf"{counter} has numbers of torch\.float32, the model's are of torch\.int64"):
         load_starting_weights(model, path)
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64], ids=str)
+def test_numbers_of_another_kind_are_not_put_into_a_network(kind):
+    """Where weights are only used, not trained on."""
+    model = Network(num_classes=3)
+    before = digest(model.state_dict())
+    state = copy.deepcopy(model.state_dict())
+    state["head.reg.bias"] = state["head.reg.bias"].to(kind)
+    with pytest.raises(RuntimeError, match=rf"head\.reg\.bias has numbers of {kind}"):
+        load_state(model, state)
+    assert digest(model.state_dict()) == before
 
 
 def test_weights_in_half_precision_are_widened(starting_file):
