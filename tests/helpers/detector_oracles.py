@@ -7,6 +7,7 @@ goes the way of a user.
 """
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,11 +136,12 @@ def unequal_pictures(oracle: Oracle, spec: InputSpec) -> tuple[torch.Tensor, lis
     return batch, geometries
 
 
-def converted(oracle: Oracle, model_name: str, folder: Path) -> tuple[nn.Module, dict]:
+def converted(oracle: Oracle, model_name: str) -> tuple[nn.Module, dict]:
     """The oracle's checkpoint, written, converted for `model_name` and loaded; and what the converted file holds."""
-    file = oracle.write_checkpoint(folder / "original.pth")
-    convert(source=oracle.source, model_name=model_name, file=file, output=folder / "ours.pth")
-    checkpoint = load_checkpoint(folder / "ours.pth")
+    with tempfile.TemporaryDirectory() as folder:
+        file, output = oracle.write_checkpoint(Path(folder, "original.pth")), Path(folder, "ours.pth")
+        convert(source=oracle.source, model_name=model_name, file=file, output=output)
+        checkpoint = load_checkpoint(output)
     model = create_model(model_name, num_classes=checkpoint["num_classes"])
-    load_weights(model, checkpoint, folder / "ours.pth")
+    load_weights(model, checkpoint, output)
     return model, checkpoint

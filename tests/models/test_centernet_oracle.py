@@ -41,9 +41,9 @@ def oracle() -> Oracle:
 
 
 @pytest.fixture(scope="module")
-def loaded(oracle, tmp_path_factory) -> tuple[CenterNetModel, dict]:
+def loaded(oracle) -> tuple[CenterNetModel, dict]:
     """The network in float64, and the converted checkpoint."""
-    model, checkpoint = converted(oracle, NAME, tmp_path_factory.mktemp("centernet"))
+    model, checkpoint = converted(oracle, NAME)
     return model.double(), checkpoint
 
 

@@ -55,13 +55,13 @@ class Subject(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def subjects(tmp_path_factory) -> Callable[[str], Subject]:
+def subjects() -> Callable[[str], Subject]:
     """By name; each is made once."""
 
     @functools.cache
     def made(name: str) -> Subject:
         oracle = Oracle.read(*ORACLES[name])
-        model, checkpoint = converted(oracle, name, tmp_path_factory.mktemp(name))
+        model, checkpoint = converted(oracle, name)
         model = model.double().train()
         return Subject(name, oracle, model, checkpoint, model(oracle.images().double()))
 

@@ -8,6 +8,7 @@ compute in float64 too and leave no room.
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,18 +37,17 @@ RELU_SIDES = 1e-2  # by which the norm of a gradient behind many ReLUs may diffe
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def original(request, tmp_path_factory):
+def original(request):
     """The oracle with our network of its weights, in float64, and what it gives in eval and in train mode."""
     name, ours = NAMES[request.param]
     oracle = Oracle.read(request.param, name)
-    folder = tmp_path_factory.mktemp(ours)
-    model, checkpoint = converted(oracle, ours, folder)
+    model, checkpoint = converted(oracle, ours)
     found = SimpleNamespace(oracle=oracle, name=ours, checkpoint=checkpoint, images=oracle.images().double())
     if request.param == "torchvision":  # whose oracle has BatchNorm's usual eps
         with torch.no_grad():
             found.with_eps_0 = model.double().eval()(found.images)
         model = create_model(ours, num_classes=91, backbone_options=(("bn_eps", 1e-5),))
-        load_weights(model, checkpoint, folder / "ours.pth")
+        load_weights(model, checkpoint, Path("ours.pth"))
     found.model = model.double().eval()
     with torch.no_grad():
         found.outputs = found.model(found.images)

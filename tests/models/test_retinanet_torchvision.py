@@ -3,6 +3,9 @@
 All with random weights, or random outputs, and in float64 wherever gradients are compared.
 """
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -53,13 +56,14 @@ def their_network(name: str, num_classes: int = 91) -> nn.Module:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def pair(request, tmp_path_factory):
+def pair(request):
     """(the published name, torchvision's network, ours with its weights by the converter), in float64 and train mode."""
-    theirs, folder = their_network(request.param), tmp_path_factory.mktemp("pair")
-    torch.save(theirs.state_dict(), folder / "theirs.pth")
-    convert(source="torchvision", model_name=request.param, file=folder / "theirs.pth", output=folder / "ours.pth")
-    ours = create_model(request.param, num_classes=91)
-    load_weights(ours, load_checkpoint(folder / "ours.pth"), folder / "ours.pth")
+    theirs, ours = their_network(request.param), create_model(request.param, num_classes=91)
+    with tempfile.TemporaryDirectory() as folder:
+        file, output = Path(folder, "theirs.pth"), Path(folder, "ours.pth")
+        torch.save(theirs.state_dict(), file)
+        convert(source="torchvision", model_name=request.param, file=file, output=output)
+        load_weights(ours, load_checkpoint(output), output)
     return request.param, theirs.double().train(), ours.double().train()
 
 

@@ -38,9 +38,9 @@ def oracle() -> Oracle:
 
 
 @pytest.fixture(scope="module")
-def loaded(oracle, tmp_path_factory) -> tuple[OneStageDetector, dict]:
+def loaded(oracle) -> tuple[OneStageDetector, dict]:
     """The network in float64, and the converted checkpoint."""
-    model, checkpoint = converted(oracle, NAME, tmp_path_factory.mktemp("yolof"))
+    model, checkpoint = converted(oracle, NAME)
     return model.double(), checkpoint
 
 

@@ -155,11 +155,11 @@ def test_fused_equals_unfused(eval_model, outputs):
 
 
 @pytest.mark.parametrize("oracle_name", ["yolox_nano", pytest.param("yolov3", marks=pytest.mark.slow)])
-def test_the_other_networks(oracle_name, tmp_path):
+def test_the_other_networks(oracle_name):
     """Through the converter's file, as a user goes."""
     oracle = Oracle.read("yolox", oracle_name)
     name = NAMES[oracle_name]
-    model, checkpoint = converted(oracle, name, tmp_path)
+    model, checkpoint = converted(oracle, name)
     assert (checkpoint["model_name"], checkpoint["num_classes"]) == (name, 80)
     with torch.no_grad():
         outputs = model.double().eval()(oracle.images().double())

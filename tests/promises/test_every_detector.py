@@ -5,6 +5,8 @@ processes have the gradient of one.  Runs: twice the same bits, also after kills
 """
 
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -186,14 +188,15 @@ FLAGS = ("--starting_weights", "none", "--max_steps", "3", "--num_pictures", "0"
 
 
 @pytest.fixture(scope="module", params=PAGES.values(), ids=PAGES)
-def undisturbed(request, tmp_path_factory) -> tuple[Harness, Path]:
+def undisturbed(request) -> Iterator[tuple[Harness, Path]]:
     """A short training of the page in small, which nothing disturbed, and its run.
 
     PPYOLOE's networks are narrow: one page of it is in bf16, which takes ten times as long on most CPUs.
     """
-    experiment = small_copy(request.param, tmp_path_factory.mktemp("every"), num_images=5, is_narrow=True)
-    harness = Harness(experiment, np.random.default_rng(4), flags=FLAGS)
-    return harness, harness.undisturbed()
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = small_copy(request.param, Path(folder), num_images=5, is_narrow=True)
+        harness = Harness(experiment, np.random.default_rng(4), flags=FLAGS)
+        yield harness, harness.undisturbed()
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ each command on a page is in a walk here or named with the test that runs it.  W
 import ast
 import re
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -97,21 +99,24 @@ WALKS = {  # name: commands in their order
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Clone:
+def trained() -> Iterator[Clone]:
     """A clone whose demo has been trained for an epoch of two steps, by the README's words; `said`: the log."""
-    root = tmp_path_factory.mktemp("typed")
-    clone = Clone(root / "clone", root / "data")
-    draw_shapes(str(clone.data_root / "shapes"), num_train=32, num_val=8, size=128, seed=0)
-    page = clone.copy(DEMO) / "config.py"
-    text = page.read_text()
-    val = re.search(r"val_data=(.*),$", text, re.MULTILINE)[1]
-    assert text.count("test_data=None") == 1
-    page.write_text(text.replace("test_data=None", f"test_data={val}"))  # so that --split test has something to show
-    clone.shorten["python train.py"] = "--epochs 1 --num_workers 0"
-    enter, train = WALKS["train"][:2]
-    clone.type(enter)
-    clone.said = clone.type(train)
-    return clone
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        clone = Clone(root / "clone", root / "data")
+        draw_shapes(str(clone.data_root / "shapes"), num_train=32, num_val=8, size=128, seed=0)
+        page = clone.copy(DEMO) / "config.py"
+        text = page.read_text()
+        val = re.search(r"val_data=(.*),$", text, re.MULTILINE)[1]
+        assert text.count("test_data=None") == 1
+        page.write_text(
+            text.replace("test_data=None", f"test_data={val}")
+        )  # so that --split test has something to show
+        clone.shorten["python train.py"] = "--epochs 1 --num_workers 0"
+        enter, train = WALKS["train"][:2]
+        clone.type(enter)
+        clone.said = clone.type(train)
+        yield clone
 
 
 def run_of(clone: Clone) -> Path:
