@@ -11,17 +11,14 @@ forward takes, which is timed by itself.  Data loading is not in it.
 import argparse
 import statistics
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from public.families import published
-from public.families.distilled import FGD, Distilled, PPYOLOELogits
+from benchmarks.step_parts import NUM_CLASSES, settings_of
 from public.parts import train
 from public.protocols import Progress
 
-NUM_CLASSES = 80
 LATE = Progress(epoch=999, step=999, step_in_epoch=0, num_epochs=1000, steps_per_epoch=1)  # the teacher assigns
 
 
@@ -75,21 +72,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    student, teacher = (
-        replace(published(name), num_classes=NUM_CLASSES) for name in (arguments.student, arguments.teacher)
-    )
-    pair = Distilled(
-        student=student,
-        teacher=teacher,
-        teacher_weights=None,
-        teacher_precision="float32",
-        feature=FGD(
-            weight=1.0, foreground=1e-5, background=5e-6, attention=1e-5, relation=5e-8, temperature=0.5, normalise=True
-        ),
-        logits=PPYOLOELogits(weight=4.0, cls=1.0, iou=2.5, dfl=0.5, kl=20000.0, beta=2.0, temperature=10.0),
-        factor=0.125,
-        stop_epoch=None,
-    )
+    student = settings_of(arguments.student, None)
+    pair = settings_of(arguments.student, arguments.teacher)
     alone, distilled = Step(student, arguments), Step(pair, arguments)
     times: dict[str, list[float]] = {"alone": [], "distilled": [], "teacher": []}
     for number in range(arguments.rounds + 2):

@@ -1,6 +1,7 @@
-"""The parts of a training step: data, forward, assign, loss, backward, optimizer, EMA, and everything else.
+"""The parts of a training step: data, forward, teacher, assign, loss, backward, optimizer, EMA, and everything else.
 
     python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20
+    python -m benchmarks.train_step --parts --model ppyoloe_xs --teacher ppyoloe_s
 
 The steps are those of `public.training.loop.Trainer`, on drawn JPEGs of 640 x 480 in COCO's layout, of the last epoch of 300:
 the published settings with the task-aligned assigner, or YOLOX's with its L1 term.  The functions that are timed are
@@ -23,8 +24,12 @@ import torch
 
 from public.config import DetectionConfig
 from public.datasets.coco import Coco
-from public.families import PUBLISHED
+from public.families import published
+from public.families.distilled import FGD, Distilled, PPYOLOELogits
+from public.families.ppyoloe import PPYOLOE
 from public.files import REPOSITORY
+from public.losses.distillation import DistilledLoss
+from public.models.distilled import DistilledModel
 from public.parallel import processes
 from public.runs.experiment import load_experiment
 from public.runs.run_folder import RunFolder
@@ -37,7 +42,7 @@ from public.transforms.detection import Resize
 from public.transforms.flip import RandomFlip
 
 NUM_CLASSES, NUM_EPOCHS = 80, 300
-PARTS = ("data", "forward", "assign", "loss", "backward", "optimizer", "EMA", "everything else")
+PARTS = ("data", "forward", "teacher", "assign", "loss", "backward", "optimizer", "EMA", "everything else")
 PAGE = REPOSITORY / "detection_experiments" / "yolox_nano_shapes"  # whose optimizer, EMA and machinery are taken
 HEIGHT, WIDTH = 480, 640  # of the drawn pictures
 
@@ -104,8 +109,8 @@ def draw_data(root: Path, *, num_images: int, num_objects: int) -> None:
     (root / "coco" / "train.json").write_text(json.dumps(content))
 
 
-def config_of(model: str, *, size: int, batch: int) -> DetectionConfig:
-    """The published settings of `model` on the drawn data, in float32 with plain loading."""
+def config_of(model: str, *, size: int, batch: int, teacher: str | None) -> DetectionConfig:
+    """The published settings of `model`, taught if `teacher` is given, on the drawn data, in float32 with plain loading."""
     page = load_experiment(PAGE).config
     assert isinstance(page, DetectionConfig)
     data = Coco(annotations="coco/train.json", images="coco/images", classes=None, keep_empty_images=True)
@@ -118,11 +123,34 @@ def config_of(model: str, *, size: int, batch: int) -> DetectionConfig:
         input=dataclasses.replace(page.input, size=(size, size)),
         train_transforms=(RandomFlip(prob=0.5), Resize(size=(size, size), interpolation="linear")),
         batch_transforms=(),
-        detector=dataclasses.replace(PUBLISHED[model], num_classes=NUM_CLASSES),
+        detector=settings_of(model, teacher),
         channels_last=False,
         threads=1,
         num_workers=0,
         num_pictures=0,
+    )
+
+
+def settings_of(model: str, teacher: str | None) -> Any:
+    """Those that are published, for 80 classes.
+
+    With a `teacher`, which has initial values, FGD is on the necks and, of PPYOLOE, PaddleDetection's terms on the outputs.
+    """
+    student = dataclasses.replace(published(model), num_classes=NUM_CLASSES)
+    if teacher is None:
+        return student
+    logits = PPYOLOELogits(weight=4.0, cls=1.0, iou=2.5, dfl=0.5, kl=20000.0, beta=2.0, temperature=10.0)
+    return Distilled(
+        student=student,
+        teacher=dataclasses.replace(published(teacher), num_classes=NUM_CLASSES),
+        teacher_weights=None,
+        teacher_precision="float32",
+        feature=FGD(
+            weight=1.0, foreground=1e-5, background=5e-6, attention=1e-5, relation=5e-8, temperature=0.5, normalise=True
+        ),
+        logits=logits if isinstance(student, PPYOLOE) else None,
+        factor=0.125,
+        stop_epoch=None,
     )
 
 
@@ -149,9 +177,12 @@ def wrap(trainer: Trainer, clock: PartsClock) -> None:
     """Lets `clock` time the parts of the trainer's steps."""
     state, loss = trainer.state, trainer.task.loss
     trainer.network = clock.timed("forward", trainer.network)
+    if isinstance(state.model, DistilledModel):
+        state.model._teach = clock.timed("teacher", state.model._teach)  # type: ignore[method-assign]
+    own = loss.base if isinstance(loss, DistilledLoss) else loss
     for name in ("_assign", "assign"):
-        if hasattr(loss, name):
-            setattr(loss, name, clock.timed("assign", getattr(loss, name)))
+        if hasattr(own, name):
+            setattr(own, name, clock.timed("assign", getattr(own, name)))
     trainer.task.loss = clock.timed("loss", loss)
     torch.Tensor.backward = clock.timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
     state.optimizer.step = clock.timed("optimizer", state.optimizer.step)  # type: ignore[method-assign]
@@ -159,13 +190,23 @@ def wrap(trainer: Trainer, clock: PartsClock) -> None:
     trainer.step = clock.timed("everything else", trainer.step)  # type: ignore[method-assign]
 
 
-def measure(model: str, *, size: int, batch: int, objects: int, device: torch.device, steps: int, warmup: int) -> dict:
-    """The median seconds of each part over `steps` steps, after `warmup` of them."""
+def measure(
+    model: str,
+    *,
+    size: int,
+    batch: int,
+    objects: int,
+    device: torch.device,
+    steps: int,
+    warmup: int,
+    teacher: str | None = None,
+) -> dict[str, float]:
+    """The median seconds of each part over `steps` steps, after `warmup` of them; "teacher" with a teacher alone."""
     backward = torch.Tensor.backward
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_data(root, num_images=batch * (steps + warmup), num_objects=objects)
-        trainer = make_trainer(config_of(model, size=size, batch=batch), root, device)
+        trainer = make_trainer(config_of(model, size=size, batch=batch, teacher=teacher), root, device)
         clock = PartsClock(device)
         wrap(trainer, clock)
         first = trainer.state.step
@@ -178,7 +219,8 @@ def measure(model: str, *, size: int, batch: int, objects: int, device: torch.de
                 found.append(clock.step())
         finally:
             torch.Tensor.backward = backward  # type: ignore[method-assign]
-    return {part: statistics.median(step[part] for step in found[warmup:]) for part in PARTS}
+    parts = [part for part in PARTS if part != "teacher" or teacher is not None]
+    return {part: statistics.median(step[part] for step in found[warmup:]) for part in parts}
 
 
 def report(seconds: dict[str, float]) -> str:

@@ -3,6 +3,7 @@
     python -m benchmarks.train_step                                          # ppyoloe_xs at 128 px on the CPU
     python -m benchmarks.train_step --model ppyoloe_s --size 640 --batch 32 --device cuda
     python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20    # where the time goes
+    python -m benchmarks.train_step --parts --model ppyoloe_xs --teacher ppyoloe_s    # and what a teacher takes of it
 
 A step is forward, loss, backward and SGD on random images with five objects each, of the published settings with the
 task-aligned assigner.  Data loading is not in it.  With --parts, steps of the training loop itself are taken apart instead:
@@ -85,7 +86,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3, help="rounds before those that count (%(default)s)")
     parser.add_argument("--parts", action="store_true", help="the parts of a step, instead of the modes")
+    parser.add_argument("--teacher", help="with --parts: the network that teaches")
     arguments = parser.parse_args()
+    if arguments.teacher and not arguments.parts:
+        parser.error("--teacher is for --parts; python -m benchmarks.distilled_step compares whole steps")
     torch.set_num_threads(1)
     if arguments.parts:
         print_parts(arguments)
@@ -95,7 +99,8 @@ def main() -> None:
 
 def print_parts(arguments: argparse.Namespace) -> None:
     """Where the time of a step goes."""
-    print(describe(arguments) + f", {arguments.objects} objects an image")
+    taught = f", taught by {arguments.teacher}" if arguments.teacher else ""
+    print(describe(arguments) + f", {arguments.objects} objects an image{taught}")
     seconds = step_parts.measure(
         arguments.model,
         size=arguments.size,
@@ -104,6 +109,7 @@ def print_parts(arguments: argparse.Namespace) -> None:
         device=torch.device(arguments.device),
         steps=arguments.rounds,
         warmup=arguments.warmup,
+        teacher=arguments.teacher,
     )
     print(step_parts.report(seconds))
 

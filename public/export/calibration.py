@@ -75,6 +75,7 @@ class Calibrated:
         model: the network with its weights; it is left as it is.
         images: each (1, 3, h, w).
         float_layers: beginnings of names of layers that stay float, beside those that the outputs are made of.
+        float_last: False: those that the outputs are made of are quantised too.
         with_outputs: also find the range of what each convolution gives, which ONNX Runtime needs.
         with_depthwise: False: depthwise convolutions stay float.
 
@@ -91,6 +92,7 @@ class Calibrated:
         images: Sequence[torch.Tensor],
         *,
         float_layers: tuple[str, ...],
+        float_last: bool = True,
         with_outputs: bool,
         with_depthwise: bool,
     ) -> None:
@@ -102,6 +104,7 @@ class Calibrated:
             per_channel=True,
             momentum=None,
             float_layers=float_layers,
+            float_last=float_last,
         )
         found = {n: m for n, m in self.network.named_modules() if isinstance(m, QuantisedConv2d)}
         self.layers = {n: m for n, m in found.items() if with_depthwise or not m.is_depthwise}

@@ -245,11 +245,13 @@ def quantise_convs(
     per_channel: bool,
     momentum: float | None,
     float_layers: tuple[str, ...],
+    float_last: bool = True,
 ) -> tuple[str, ...]:
     """Turns the convolutions of `model` that an inference runs through into QuantisedConv2d, in place.
 
-    What the outputs are made of, the last convolution on each way to them, stays float, as do the layers whose names begin
-    with one of `float_layers`.  Blocks whose branches become one convolution for inference become one before.
+    What the outputs are made of, the last convolution on each way to them, stays float if `float_last`, as do the layers
+    whose names begin with one of `float_layers`.  Blocks whose branches become one convolution for inference become one
+    before.
 
     Returns:
         The names of the layers that stay float.
@@ -267,7 +269,7 @@ def quantise_convs(
             )
     left = []
     for layer, link in links.items():
-        if link.is_last or any(is_part(layer, name) for name in float_layers):
+        if (link.is_last and float_last) or any(is_part(layer, name) for name in float_layers):
             left.append(layer)
             continue
         make_quantised(

@@ -5,7 +5,8 @@
 
 Ranges come from pictures of the experiment's training set, drawn by a seeded stream and prepared as the network's input is;
 the card in the file names them.  The same command gives the same scales, bit for bit.  The convolutions that the outputs
-are made of, distances and decoding stay float.  Where the val set loses more than --max_ap_loss points of AP (of
+are made of, distances and decoding stay float; --int8_outputs quantises these convolutions too, for accelerators that
+know nothing but int8.  Where the val set loses more than --max_ap_loss points of AP (of
 classification: of the metric that chooses the best), the layers are ranked by the error that each causes alone, and the
 worst go back to float, a group at a time, until it does not.  Pictures that decide this flatter: --judge_on val --split
 test decides by one set and measures on another.
@@ -76,6 +77,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--float_layers", nargs="*", default=[], help="layers that stay float, by the beginning of names"
+    )
+    parser.add_argument(
+        "--int8_outputs", action="store_true", help="the convolutions that the outputs are made of, in int8 too"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--split", default="val", choices=SPLITS, help="the set of the table's figures (val)")
@@ -152,6 +156,7 @@ def _compare(
         subject.model,
         pictures.images,
         float_layers=tuple(arguments.float_layers),
+        float_last=not arguments.int8_outputs,
         with_outputs=is_ort,
         with_depthwise=not is_ort,
     )

@@ -21,6 +21,7 @@ from public.config import freeze
 from public.export.calibration import Calibrated, draw_pictures, worst_first
 from public.export.formats import files_of, open_network
 from public.export.graph import ExportGraph
+from public.export.packages import openvino_core
 from public.export.post_training import Bound, Variant, Writer, calibrated_layers, sentence, within_bound
 from public.export.qdq import Layer, Levels, insert, take_layers
 from public.export.runners.onnx import open_onnx
@@ -59,6 +60,12 @@ def images() -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
+def with_last(tiny, images) -> Calibrated:
+    """The convolutions that the outputs are made of, too."""
+    return Calibrated(tiny[1], images, float_layers=(), float_last=False, with_outputs=False, with_depthwise=True)
+
+
+@pytest.fixture(scope="module")
 def calibrated(tiny, images) -> Calibrated:
     return Calibrated(tiny[1], images, float_layers=(), with_outputs=False, with_depthwise=True)
 
@@ -92,10 +99,12 @@ def share_of_ties(file, network, decoder, pixels: np.ndarray) -> tuple[float, fl
     return float((far > 1e-3).float().mean()), float(far.max())
 
 
-def test_a_file_computes_what_the_fake_quantised_network_does(tiny, write_tiny, calibrated, tmp_path):
+@pytest.mark.parametrize("kind", ["calibrated", "with_last"])
+def test_a_file_computes_what_the_fake_quantised_network_does(tiny, write_tiny, kind, request, tmp_path):
     """In both runtimes, to the few values that rounding ties move; without the levels much differs."""
     needs_exact_int8()
     settings, _ = tiny
+    calibrated = request.getfixturevalue(kind)
     source = write_tiny("onnx", "boxes")
     network, decoder = copy.deepcopy(calibrated.network), settings.build_decoder()
     pixels = np.stack([prepare(pictures(6)[5:][0], SPEC)[0]])
@@ -217,6 +226,23 @@ def test_levels_of_channels_go_through_what_a_concat_joins(tmp_path):
     expected = (np.clip(np.round(both / s) + z, 0, 255) - z) * s * weight[:, 0]
     for open_file in (open_onnx, open_openvino):
         assert np.allclose(open_file(path)[0]([a, b])[0], expected, atol=1e-4), open_file.__name__
+
+
+def test_every_convolution_of_a_file_is_in_int8_if_asked_for(write_tiny, calibrated, with_last, tmp_path):
+    """Told by the graph that OpenVINO runs: without it those that the outputs are made of are in float."""
+    found = []
+    for made in (calibrated, with_last):
+        model = onnx.load(write_tiny("onnx", "boxes").path)
+        insert(model, made.files_layers(), integer_bias=False)
+        path = tmp_path / "int8.onnx"
+        path.write_bytes(model.SerializeToString())
+        network = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        nodes = [node.get_rt_info() for node in network.get_runtime_model().get_ordered_ops()]
+        kinds = [str(info["runtimePrecision"].value) for info in nodes if info["layerType"].value == "Convolution"]
+        assert len(kinds) == len(made.layers) + len(made.kept)
+        found.append((len(made.kept), sum(kind not in ("u8", "i8") for kind in kinds)))
+    assert found[0][0] == found[0][1] > 0
+    assert found[1] == (0, 0)
 
 
 def test_the_same_pictures_give_the_same_scales_bit_for_bit(tiny, images, calibrated):
@@ -381,6 +407,28 @@ def test_the_command_writes_both_files_and_ends_with_its_own_status(experiment, 
     kinds = Counter(node.op_type for node in onnx.load(output / "again.onnx").graph.node)
     assert kinds["QuantizeLinear"] > len(for_ort.layers), "what comes in and what goes out"
     assert len(before) < (output / "tiny_experiment.bin").stat().st_size
+
+
+@pytest.mark.usefixtures("written_before")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_command_leaves_no_layer_in_float_if_asked_for(experiment, tmp_path, monkeypatch, runtime):
+    """The tiny network has no depthwise convolutions, for which ONNX Runtime has no kernels."""
+    words = [
+        str(experiment.folder),
+        str(experiment.folder.parent / "tiny.pth"),
+        "--int8_outputs",
+        "--limit_images",
+        "1",
+    ]
+    words += ["--data_root", str(experiment.data_root), "--runtime", runtime, "--max_ap_loss", "100"]
+    words += ["--calibration", "2", "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(quantise, "in_turns", lambda networks, inputs, rounds: [2.0, 1.0])
+    monkeypatch.setattr("sys.argv", ["quantise", *words])
+    quantise.main()
+    suffix = {"onnxruntime": ".onnx", "openvino": ".xml"}[runtime]
+    card = open_network(tmp_path / "out" / f"tiny_experiment_int8{suffix}").card
+    assert card.source["quantisation"]["float"] == []
+    assert any(name.startswith("head.") for name in card.source["quantisation"]["int8"])
 
 
 def test_the_benchmark_of_zeros_tells_shares_and_ratios(experiment, tiny, write_tiny, tmp_path, capsys, monkeypatch):

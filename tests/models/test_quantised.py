@@ -132,6 +132,10 @@ def test_the_network_for_npus_is_all_int8_but_for_its_outputs():
     left = quantise_convs(model, **SETTINGS)
     assert (len(quantised_layers(model)), len(left)) == (110, 12)
     assert {part.split(".")[1] for part in left} == {"pred_cls", "pred_reg", "align"}
+    with torch.device("meta"):
+        whole = create_model("picodet_s_416_npu", num_classes=80)
+    assert quantise_convs(whole, **SETTINGS, float_last=False) == ()
+    assert len(quantised_layers(whole)) == 122
     for part in (model.backbone, model.neck, model.head.towers):
         kinds = {type(m) for m in part.modules() if not list(m.children())} - {QuantisedConv2d, nn.BatchNorm2d}
         assert nn.ReLU6 in kinds

@@ -82,6 +82,7 @@ WALKS = {  # name: commands in their order
         "python -m benchmarks.determinism",
         "python -m benchmarks.train_step",
         "python -m benchmarks.train_step --parts --model yolox_s --size 640 --batch 8 --objects 20",
+        "python -m benchmarks.train_step --parts --model ppyoloe_xs --teacher ppyoloe_s",
         "python -m benchmarks.distilled_step",
         "python -m benchmarks.reduction",
         "python -m benchmarks.evaluation",

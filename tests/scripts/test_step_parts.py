@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.step_parts import PARTS, PartsClock, report
+from benchmarks.step_parts import PARTS, PartsClock, measure, report
 
 
 def test_inner_parts_are_not_counted_twice(monkeypatch):
@@ -30,6 +30,15 @@ def test_inner_parts_are_not_counted_twice(monkeypatch):
     lines = report(seconds).splitlines()
     assert lines[0].split() == ["data", "4000.0", "ms", "50.0", "%"]
     assert lines[-1].split()[-4:] == ["8000.0", "ms", "100.0", "%"]
+
+
+def test_a_teacher_is_a_part_of_the_step():
+    """Of a taught network alone; its forward is not counted as the student's."""
+    options = {"size": 64, "batch": 2, "objects": 3, "device": torch.device("cpu"), "steps": 1, "warmup": 1}
+    alone, taught = measure("ppyoloe_xs", **options), measure("ppyoloe_xs", teacher="ppyoloe_xs", **options)
+    assert list(alone) == [part for part in PARTS if part != "teacher"]
+    assert list(taught) == list(PARTS)
+    assert all(seconds > 0 for seconds in taught.values()), "the assigner of the student's own loss is found, too"
 
 
 def test_what_fails_is_counted_too(monkeypatch):
