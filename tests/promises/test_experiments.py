@@ -64,7 +64,7 @@ DISTILLED_NAMES = {
 }
 CHANGED_NAMES = {  # quantised or pruned while they are trained, or narrower
     *("picodet_s_416_coco_qat", "picodet_s_416_coco_pruned75", "ppyoloe_plus_s_coco_qat"),
-    *("ppyoloe_xs_bccd_qat", "ppyoloe_xs_bccd_pruned75", "ppyoloe_xs_bccd_slim"),
+    *("ppyoloe_xs_bccd_qat", "ppyoloe_xs_bccd_pruned75", "ppyoloe_xs_bccd_pruned85", "ppyoloe_xs_bccd_slim"),
     *("ppyoloe_xs_bccd_qat_distilled", "ppyoloe_xs_bccd_qat_unlabelled"),
 }
 YOLOF_NAMES = {
