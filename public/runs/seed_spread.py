@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from public.files import read_json_object, write_text
 from public.text import brief
@@ -61,11 +61,39 @@ def least_difference(one: Spread, other: Spread) -> float:
     return t_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
 
 
+class Paired(NamedTuple):
+    """The differences of two pages seed by seed: `mean` +- `margin` at CONFIDENCE; `higher` of `pairs` are positive."""
+
+    mean: float
+    margin: float
+    higher: int
+    pairs: int
+
+    def __str__(self) -> str:
+        told = "no chance" if abs(self.mean) > self.margin else "may be chance"
+        return f"seed by seed {self.mean:+.4f} +- {self.margin:.4f}, {self.higher} of {self.pairs} higher: {told}"
+
+
+def paired(one: Spread, other: Spread) -> Paired | None:
+    """What `other` gains over `one` with the same seed, by Student's test of pairs; None: they share fewer than two.
+
+    Runs of one seed start from the same values and see the same pictures as far as the pages agree, so that what one seed is
+    better than another by drops out.
+    """
+    values = dict(zip(one.seeds, one.values))
+    gains = [value - values[seed] for seed, value in zip(other.seeds, other.values) if seed in values]
+    if len(gains) < 2:
+        return None
+    margin = t_quantile((1 + CONFIDENCE) / 2, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+    return Paired(statistics.fmean(gains), margin, sum(gain > 0 for gain in gains), len(gains))
+
+
 def verdict(one: Spread, other: Spread) -> str:
-    """Whether the means of two pages differ by more than the seeds do, in words."""
+    """Whether two pages differ by more than the seeds do, in words: their means, and what is left seed by seed."""
     difference, least = other.mean - one.mean, least_difference(one, other)
     told = "more than the seeds' spread" if abs(difference) > least else "within the seeds' spread"
-    return f"{one.metric} {one} and {other}: {difference:+.4f}, {told} ({least:.4f})"
+    pairs = paired(one, other)
+    return f"{one.metric} {one} and {other}: {difference:+.4f}, {told} ({least:.4f})" + (f"; {pairs}" if pairs else "")
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -15,7 +15,8 @@ recipe card expects.  The columns:
                       finished run
     seeds             of a run that `seeds` counted: mean +- standard deviation (number) of the metric that chooses the best
 
-Below the table it says of each experiment with such a spread whether it differs from the first by more than its seeds do.
+Below the table it says of each experiment with such a spread whether it differs from the first by more than its seeds do: by
+its mean, and seed by seed, where what one seed is better than another by drops out (both at 95 %).
 """
 
 import argparse

@@ -12,7 +12,16 @@ import pytest
 
 from public.experiment_files import file_hashes
 from public.runs.experiment import load_experiment
-from public.runs.seed_spread import FILE, Spread, least_difference, read_spreads, t_quantile, verdict, write_spread
+from public.runs.seed_spread import (
+    FILE,
+    Spread,
+    least_difference,
+    paired,
+    read_spreads,
+    t_quantile,
+    verdict,
+    write_spread,
+)
 from public.test_scripts import compare, seeds
 from tests.helpers.classification_experiments import TinyClassification
 from tests.helpers.experiments import read_manifest
@@ -70,6 +79,22 @@ def test_a_difference_inside_the_spread_is_called_so():
     assert least_difference(one, near) == pytest.approx(one.smallest_difference)
     assert "+0.0100, within the seeds' spread (0.0227)" in verdict(one, near)
     assert "+0.1000, more than the seeds' spread (0.0227)" in verdict(one, far)
+
+
+def test_what_the_seeds_have_in_common_drops_out_of_pairs():
+    """The seeds matter by 0.1, the page by 0.01: means do not show it, pairs do; they are found by seed, not by place."""
+    one = Spread(metric="AP", seeds=(0, 1, 2, 3), runs=tuple("abcd"), values=(0.50, 0.60, 0.70, 0.80))
+    other = Spread(metric="AP", seeds=(3, 2, 1, 7), runs=tuple("efgh"), values=(0.81, 0.712, 0.608, 0.1))
+    found = paired(one, other)
+    gains = np.array([0.01, 0.012, 0.008])
+    assert found == pytest.approx((0.01, 4.3026527297 * gains.std(ddof=1) / 3**0.5, 3, 3))  # Student's t, 2 degrees
+    assert "within the seeds' spread" in verdict(one, other)
+    assert verdict(one, other).endswith("; seed by seed +0.0100 +- 0.0050, 3 of 3 higher: no chance")
+    worse = Spread(metric="AP", seeds=(0, 1), runs=tuple("ef"), values=(0.4, 0.59))
+    assert verdict(one, worse).endswith("0 of 2 higher: may be chance")
+    strange = Spread(metric="AP", seeds=(3, 9), runs=tuple("ef"), values=(0.4, 0.59))
+    assert paired(one, strange) is None
+    assert "seed by seed" not in verdict(one, strange)
 
 
 # ---------------------------------------------------------------------------------------------- the file
