@@ -5,8 +5,9 @@ Recipe: that of ppyoloe_plus_s_voc (PaddleDetection, commit 666f597), distilled 
     exps/slim/distill/ppyoloe_plus_crn_l_voc2012_l2s.py, whose terms are PaddleDetection's.
 Total: 0.125 times the detector's own terms, 4 times those on the outputs (classes 1, boxes 2.5, distributions 0.5, KL of the
     class scores 20,000 at temperature 10) and those of FGD on the three maps of the neck. Once the task-aligned assigner is
-    active the teacher's predictions decide which points learn an object. FGD's adapters are trained here; miemiedetection's
-    optimizer does not know its own, so that they keep their initial values.
+    active the teacher's predictions decide which points learn an object. The KL falls with the square of the number of
+    classes: the weight of COCO's 80 counts 16 times as much with these 20, where 1,250 would be as there. FGD's adapters are
+    trained here; miemiedetection's optimizer does not know its own, so that they keep their initial values.
 Data: VOCdevkit/VOC2007 and VOCdevkit/VOC2012 under the data root: both trainval, 5,011 + 11,540 = 16,551 training images;
     VOC2007 test, 4,952 images, which chooses the best weights, as there is no other set in this recipe.
 Command: torchrun --nproc_per_node=8 train.py --data_root <folder that holds VOCdevkit/>

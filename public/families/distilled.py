@@ -149,7 +149,9 @@ class PPYOLOELogits:
     cls: NonNegative
     iou: NonNegative
     dfl: NonNegative
-    kl: NonNegative  # of the class scores of positive points
+    # of the class scores of positive points.  Of a score that is wrong by d among K the term is about d ** 2 / (2 K ** 2), so
+    # that PaddleDetection's 20,000, for COCO's 80 classes, is 3.125 K ** 2 for K: 28 for 3, 1,250 for 20
+    kl: NonNegative
     beta: NonNegative  # of the quality focal loss
     temperature: Positive  # of kl
 

@@ -331,6 +331,23 @@ def test_ppyoloe_s_terms_are_their_definitions():
     assert_same_in_float64(total, number(expected))
 
 
+@pytest.mark.parametrize("num_classes", [3, 20, 80])
+def test_the_kl_of_scores_falls_with_the_square_of_the_classes(num_classes):
+    """What its weight has to make up for: of a score that is wrong by d, d ** 2 / (2 K ** 2), to the temperature's tenths."""
+    teacher = PPYOLOEOutputs(noise(2, A, num_classes, seed=2) - 4, noise(2, A, 68, seed=3), SIZES)
+    logits = teacher.class_logits.clone()
+    logits[..., 0] += 3
+    student = teacher._replace(class_logits=logits)
+    loss = PPYOLOELogitsLoss(weight=1.0, cls=1.0, iou=1.0, dfl=1.0, kl=1.0, beta=2.0, temperature=10.0)
+    base = create_loss("ppyoloe_xs", num_classes=num_classes)
+    assigned = assignment_of(SCORES)
+    assigned = assigned._replace(labels=torch.where(assigned.labels == K, num_classes, assigned.labels))
+    found = loss.terms(outputs_of(student=student, teacher=teacher), base, assigned)["kl"]
+    wrong = (student.class_logits.sigmoid() - teacher.class_logits.sigmoid())[..., 0]
+    expected = np.mean([float(wrong[place]) ** 2 for place in SCORES]) * (1 - 1 / num_classes) / (2 * num_classes**2)
+    assert float(found) == pytest.approx(expected, rel=0.1)
+
+
 def test_quality_focal_loss_is_0_at_its_target_and_follows_its_formula():
     p, y = (torch.tensor([first, 0.5, 1.0, 0.0], dtype=torch.float64) for first in (0.2, 0.9))
     expected = -(0.9 * math.log(0.2) + 0.1 * math.log(0.8)) * 0.7**2
