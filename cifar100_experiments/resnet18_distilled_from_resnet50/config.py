@@ -9,6 +9,7 @@ Command: python train.py --data_root <folder that holds cifar-100-python/>
 Teacher: the best weights of cifar100_experiments/resnet50.
 Expected: not trained yet, and no figure is published for this pair. Without a teacher top-1 error 21.59 %, and of the teacher
     22.12 %, published by SimpleAICV: the larger network is not the better one there.
+    The small network of the drawn pictures gained 1.8 +- 1.3 % by DKD, seed by seed (docs/train.md).
 """
 
 from public.config import ClassificationConfig

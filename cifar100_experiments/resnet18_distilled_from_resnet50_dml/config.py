@@ -6,6 +6,7 @@ Recipe: that of cifar100_experiments/resnet18 (SimpleAICV_pytorch_training_examp
 Data: cifar-100-python under the data root; python -m public.test_scripts.download_cifar --classes 100 makes it.
 Command: python train.py --data_root <folder that holds cifar-100-python/>
 Expected: not trained yet, and no figure is published for this pair. Alone, top-1 error 21.59 %, published by SimpleAICV.
+    Two small networks of the drawn pictures gained 2.9 +- 1.3 % by it, seed by seed (docs/train.md).
 """
 
 from public.config import ClassificationConfig

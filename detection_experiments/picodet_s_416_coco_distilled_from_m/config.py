@@ -13,6 +13,8 @@ Starting weights: pretrained/lcnet_075_imagenet.pth, Paddle's PPLCNet_x0_75_pret
     (pretrained/README.md says how to make the file); from scratch: --starting_weights none
 Teacher: pretrained/picodet_m_416_coco.pth, PaddleDetection's picodet_m_416_coco_lcnet, AP 0.375.
 Expected: not trained yet, and no figure is published. Without a teacher AP 0.325, published by PaddleDetection.
+    On half of BCCD (docs/train.md) LD gave nothing beyond the seeds' spread and CWD did harm: they are here for what mmyolo
+    found with larger sets.
 Precision: float32, for both networks, as PaddleDetection's page without a teacher.
 """
 

@@ -21,6 +21,7 @@ Starting weights: pretrained/ppyoloe_plus_l_objects365.pth, PaddleDetection's pp
 Teacher: pretrained/ppyoloe_plus_x_coco.pth, PaddleDetection's ppyoloe_plus_crn_x_80e_coco, AP 0.547.
 Expected: AP 0.540, AP50 0.712 on val2017, AP 0.544 on test-dev, published by PaddleDetection
     (configs/ppyoloe/distill/README.md); without a teacher AP 0.529. Not trained by us: not trained yet.
+    On half of BCCD (docs/train.md) neither FGD nor the terms on the outputs gave anything beyond the seeds' spread.
 Precision: PaddleDetection trained with mixed precision (fp16); bf16 here, for both networks, which needs no loss scaling.
 Weight decay: on everything but the scale and shift of BatchNorm, as in PaddleDetection: biases of convolutions and alpha
     are decayed.

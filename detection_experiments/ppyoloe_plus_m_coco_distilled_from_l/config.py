@@ -20,6 +20,7 @@ Starting weights: pretrained/ppyoloe_plus_m_objects365.pth, PaddleDetection's pp
 Teacher: pretrained/ppyoloe_plus_l_coco.pth, PaddleDetection's ppyoloe_plus_crn_l_80e_coco, AP 0.529.
 Expected: AP 0.510, AP50 0.681 on val2017, AP 0.512 on test-dev, published by PaddleDetection
     (configs/ppyoloe/distill/README.md); without a teacher AP 0.498. Not trained by us: not trained yet.
+    On half of BCCD (docs/train.md) neither FGD nor the terms on the outputs gave anything beyond the seeds' spread.
 Precision: PaddleDetection trained with mixed precision (fp16); bf16 here, for both networks, which needs no loss scaling.
 Weight decay: on everything but the scale and shift of BatchNorm, as in PaddleDetection: biases of convolutions and alpha
     are decayed.

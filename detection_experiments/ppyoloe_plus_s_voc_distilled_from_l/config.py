@@ -21,6 +21,7 @@ Teacher: the best weights of detection_experiments/ppyoloe_plus_l_voc, 0.890 pub
     teacher after epoch 1 (after 16 in its later version).
 Expected: not trained yet. No result is published: the figures below miemiedetection's distillation command are those of its
     plain run, and its later version leaves them out. Without a teacher voc07_AP50 0.867, published by PaddleDetection.
+    On half of BCCD (docs/train.md) neither FGD nor the terms on the outputs gave anything beyond the seeds' spread.
 Precision: bf16, for both networks; miemiedetection cannot distil in fp16.
 Weight decay: on everything but the scale and shift of BatchNorm, as in PaddleDetection: biases of convolutions and alpha
     are decayed.

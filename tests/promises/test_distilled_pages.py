@@ -25,6 +25,7 @@ PAGES = {  # the page -> the page of its student alone
     "detection_experiments/ppyoloe_xs_shapes_distilled": "ppyoloe_xs_shapes",
     "detection_experiments/ppyoloe_xs_bccd_qat_distilled": "ppyoloe_xs_bccd_qat",
     "detection_experiments/ppyoloe_xs_bccd_half_distilled": "ppyoloe_xs_bccd_half",
+    "detection_experiments/ppyoloe_xs_bccd_half_distilled_pkd": "ppyoloe_xs_bccd_half",
     "imagenet_experiments/resnet50_distilled_from_resnet152": "resnet50",
     "cifar100_experiments/resnet18_distilled_from_resnet50": "resnet18",
     "cifar100_experiments/resnet18_distilled_from_resnet50_dml": "resnet18",
@@ -78,6 +79,7 @@ def test_the_teacher_is_the_network_of_its_weights(name):
 TRAINED = (  # with five seeds
     *("cifar100_experiments/resnet18_mini_distilled", "cifar100_experiments/resnet18_mini_teacher"),
     *("detection_experiments/ppyoloe_xs_shapes_distilled", "detection_experiments/ppyoloe_xs_bccd_half_distilled"),
+    "detection_experiments/ppyoloe_xs_bccd_half_distilled_pkd",
 )
 TRAINED_ONCE = ("detection_experiments/ppyoloe_xs_bccd_qat_distilled",)  # beside a float network, for int8
 

@@ -60,7 +60,7 @@ DISTILLED_NAMES = {
     *("ppyoloe_plus_s_voc_distilled_from_l", "ppyoloe_plus_m_coco_distilled_from_l"),
     *("ppyoloe_plus_l_coco_distilled_from_x", "picodet_s_416_coco_distilled_from_m"),
     *("resnet50_retinanet_coco_distilled_from_resnet101", "ppyoloe_xs_shapes_distilled", "ppyoloe_s_shapes"),
-    *("ppyoloe_xs_bccd_half_distilled", "ppyoloe_xs_bccd_half"),
+    *("ppyoloe_xs_bccd_half_distilled", "ppyoloe_xs_bccd_half", "ppyoloe_xs_bccd_half_distilled_pkd"),
 }
 CHANGED_NAMES = {  # quantised or pruned while they are trained, or narrower
     *("picodet_s_416_coco_qat", "picodet_s_416_coco_pruned75", "ppyoloe_plus_s_coco_qat"),
