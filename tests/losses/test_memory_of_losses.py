@@ -4,6 +4,7 @@ A case is a process of its own, whose highest memory the system counts.  It is f
 its start, not from the higher peak that the imports of a new Python have left, below which 50 MB would not be seen.
 """
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from public.protocols import Progress
 from tests.helpers.processes import run_processes
 
 STATUS = Path("/proc/self/status")
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def raw(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -80,6 +82,7 @@ CASES = {
 
 def bytes_for_a_thousand_objects(id: str) -> int:
     """By how much the highest memory of this process rises from one object to 1,000."""
+    give_back_what_is_freed()
     case = CASES[id]
     torch.manual_seed(0)
     loss, outputs = create_loss(case.name, num_classes=case.num_classes), case.outputs()
@@ -94,6 +97,17 @@ def bytes_for_a_thousand_objects(id: str) -> int:
     before = highest_memory()
     learn(1000)
     return highest_memory() - before
+
+
+def give_back_what_is_freed() -> None:
+    """Tells glibc to map every block of 1 MiB or more by itself, so that the system has it back when it is freed.
+
+    By itself glibc raises this limit, up to 32 MiB, with what a process has freed before, and keeps blocks below it: so
+    matrices of bools counted or not by what the process, or the one it was forked from, had done before.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        assert mallopt(M_MMAP_THRESHOLD, 2**20) == 1
 
 
 def highest_memory() -> int:
