@@ -26,7 +26,6 @@ from public.config import DetectionConfig
 from public.datasets.coco import Coco
 from public.families import published
 from public.families.distilled import FGD, Distilled, PPYOLOELogits
-from public.families.ppyoloe import PPYOLOE
 from public.files import REPOSITORY
 from public.losses.distillation import DistilledLoss
 from public.models.distilled import DistilledModel
@@ -134,7 +133,7 @@ def config_of(model: str, *, size: int, batch: int, teacher: str | None) -> Dete
 def settings_of(model: str, teacher: str | None) -> Any:
     """Those that are published, for 80 classes.
 
-    With a `teacher`, which has initial values, FGD is on the necks and, of PPYOLOE, PaddleDetection's terms on the outputs.
+    With a `teacher`, which has initial values, FGD is on the necks, and PaddleDetection's terms are on outputs that they fit.
     """
     student = dataclasses.replace(published(model), num_classes=NUM_CLASSES)
     if teacher is None:
@@ -148,7 +147,7 @@ def settings_of(model: str, teacher: str | None) -> Any:
         feature=FGD(
             weight=1.0, foreground=1e-5, background=5e-6, attention=1e-5, relation=5e-8, temperature=0.5, normalise=True
         ),
-        logits=logits if isinstance(student, PPYOLOE) else None,
+        logits=logits if type(student).__name__ in logits.families else None,
         factor=0.125,
         stop_epoch=None,
     )
